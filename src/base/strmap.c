@@ -1,0 +1,69 @@
+/* String -> u32: open addressing, linear probing, at most 2/3 full. */
+#include "base/base.h"
+
+struct nib_strmap_slot {
+    nib_str key; /* p NULL: free */
+    uint32_t value, hash;
+};
+
+uint64_t nib_hash(const void *data, size_t n, uint64_t seed) {
+    /* Multiply-fold in 8-byte steps; quality enough for tables, not for security. */
+    const uint8_t *p = data;
+    uint64_t h = seed ^ (n * 0x9e3779b97f4a7c15u);
+    while (n >= 8) {
+        uint64_t w;
+        memcpy(&w, p, 8);
+        h = (h ^ w) * 0xff51afd7ed558ccdu;
+        h ^= h >> 32;
+        p += 8, n -= 8;
+    }
+    uint64_t w = 0;
+    if (n) memcpy(&w, p, n);
+    h = (h ^ w) * 0xc4ceb9fe1a85ec53u;
+    return h ^ (h >> 29);
+}
+
+static struct nib_strmap_slot *slot_for(const nib_strmap *m, nib_str key, uint32_t hash) {
+    for (size_t i = hash & (m->cap - 1);; i = (i + 1) & (m->cap - 1)) {
+        struct nib_strmap_slot *s = &m->slots[i];
+        if (!s->key.p || (s->hash == hash && nib_str_eq(s->key, key))) return s;
+    }
+}
+
+bool nib_strmap_reserve(nib_strmap *m, size_t n) {
+    if (n > SIZE_MAX / 4) return false;
+    size_t cap = NIB_MAX(m->cap, (size_t)16);
+    while (cap / 3 * 2 <= n) cap *= 2;
+    if (cap == m->cap) return true;
+    nib_strmap fresh = {.slots = nib_calloc(cap, sizeof *fresh.slots), .cap = cap, .len = m->len};
+    if (!fresh.slots) return false;
+    for (size_t i = 0; i < m->cap; i++)
+        if (m->slots[i].key.p) *slot_for(&fresh, m->slots[i].key, m->slots[i].hash) = m->slots[i];
+    nib_free(m->slots);
+    *m = fresh;
+    return true;
+}
+
+bool nib_strmap_set(nib_strmap *m, nib_str key, uint32_t value) {
+    if (!nib_strmap_reserve(m, m->len + 1)) return false;
+    if (!key.p) key.p = "";
+    uint32_t hash = (uint32_t)nib_hash(key.p, key.n, 0);
+    struct nib_strmap_slot *s = slot_for(m, key, hash);
+    if (!s->key.p) m->len++;
+    *s = (struct nib_strmap_slot){key, value, hash};
+    return true;
+}
+
+bool nib_strmap_get(const nib_strmap *m, nib_str key, uint32_t *value) {
+    if (!m->cap) return false;
+    if (!key.p) key.p = "";
+    const struct nib_strmap_slot *s = slot_for(m, key, (uint32_t)nib_hash(key.p, key.n, 0));
+    if (!s->key.p) return false;
+    if (value) *value = s->value;
+    return true;
+}
+
+void nib_strmap_free(nib_strmap *m) {
+    nib_free(m->slots);
+    *m = (nib_strmap){0};
+}
