@@ -1,14 +1,15 @@
 /* tensor - number formats and views of arrays.
  *
- * A format ("dtype") is one row of dtypes.def and one file: its block layout, block -> floats and, where it can be
- * written, floats -> block. These are the scalar truth every kernel is held to. GGUF stores a tensor's
- * dimensions fastest first: ne[0] is the length of a row (K), ne[1] the number of rows (N). */
+ * A format ("dtype") is one row of dtypes.def and one file: its block layout, block -> floats and,
+ * where it can be written, floats -> block. These are the scalar truth every kernel is held to.
+ * GGUF stores a tensor's dimensions fastest first: ne[0] is the length of a row (K), ne[1] the
+ * number of rows (N). */
 #ifndef NIB_TENSOR_H
 #define NIB_TENSOR_H
 #include "base/base.h"
 
 typedef enum nib_dtype {
-#define NIB_DTYPE(NAME, id, text, prefix, len, bytes) NIB_##NAME = id,
+#define NIB_DTYPE(NAME, id, text, prefix, len, bytes, access) NIB_##NAME = id,
 #include "tensor/dtypes.def"
 #undef NIB_DTYPE
 } nib_dtype;
@@ -18,8 +19,8 @@ typedef struct nib_dtype_info {
     uint32_t block_len, block_bytes;
     /* n weights (a multiple of block_len) from whole blocks; exact. */
     void (*to_f32)(const void *src, float *dst, int64_t n);
-    /* n weights (a multiple of block_len) into blocks; imatrix: importance of each of the n weights, or NULL.
-     * NULL where nib cannot write the format. */
+    /* n weights (a multiple of block_len) into blocks; imatrix: importance of each of the n
+     * weights, or NULL. NULL where nib cannot write the format. */
     void (*from_f32)(const float *src, void *dst, int64_t n, const float *imatrix);
 } nib_dtype_info;
 
@@ -53,7 +54,9 @@ static inline uint32_t nib_f32_bits(float f) {
     memcpy(&u, &f, 4);
     return u;
 }
-static inline float nib_bf16_to_f32(uint16_t h) { return nib_bits_f32((uint32_t)h << 16); }
+static inline float nib_bf16_to_f32(uint16_t h) {
+    return nib_bits_f32((uint32_t)h << 16);
+}
 static inline uint16_t nib_f32_to_bf16(float f) {
     uint32_t u = nib_f32_bits(f);
     if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(u >> 16 | 64); /* quiet NaN */

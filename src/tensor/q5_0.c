@@ -1,0 +1,23 @@
+/* Q5_0: 32 weights in 22 bytes, w = d (q - 16) with q of 5 bits: low four as nibbles like Q4_0, the
+ * fifth of weight i in bit i of a 32-bit word. */
+#include "tensor/internal.h"
+
+typedef struct block {
+    uint8_t d[2]; /* f16 */
+    uint8_t high[4];
+    uint8_t q[16];
+} block;
+NIB_BLOCK_CHECK(block, Q5_0);
+
+void nib_q5_0_decode(const void *src, float *dst, int64_t n) {
+    for (const block *b = src; n > 0; n -= NIB_Q5_0_LEN, dst += NIB_Q5_0_LEN, b++) {
+        float d = load_f16(b->d);
+        uint32_t high = nib_load_u32(b->high);
+        for (int i = 0; i < 16; i++) {
+            int q0 = (b->q[i] & 15) | (int)(high >> i & 1) << 4;
+            int q1 = b->q[i] >> 4 | (int)(high >> (i + 16) & 1) << 4;
+            dst[i] = (float)(q0 - 16) * d;
+            dst[i + 16] = (float)(q1 - 16) * d;
+        }
+    }
+}
