@@ -37,6 +37,14 @@ nib_status nib_fail_in(nib_error *e, nib_status code, const char *fmt, ...) NIB_
     } while (0)
 /* "out of memory: N bytes for WHAT" */
 nib_status nib_fail_nomem(nib_error *e, size_t bytes, const char *what);
+/* A failure is never NIB_OK: said to the compiler too, so that it does not warn of outputs that only success sets. */
+static inline nib_status nib_failed(nib_status s) {
+    if (s == NIB_OK) __builtin_unreachable();
+    return s;
+}
+#define nib_fail(...)       nib_failed(nib_fail(__VA_ARGS__))
+#define nib_fail_in(...)    nib_failed(nib_fail_in(__VA_ARGS__))
+#define nib_fail_nomem(...) nib_failed(nib_fail_nomem(__VA_ARGS__))
 
 /* ---- memory (alloc.c) ---- */
 
