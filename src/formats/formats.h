@@ -1,18 +1,21 @@
 /* formats - model files: GGUF here, safetensors beside it.
  *
- * Everything read is hostile: after nib_gguf_open succeeds, every key, string, array and tensor lies inside the
- * mapped files, every count was checked, every tensor's bytes match its dimensions, names are unique, and no two tensors
- * overlap. What a key means is the caller's business. Format: ggml's docs/gguf.md, versions 2 and 3, little-endian. */
+ * Everything read is hostile: after nib_gguf_open succeeds, every key, string, array and tensor
+ * lies inside the mapped files, every count was checked, every tensor's bytes match its dimensions,
+ * names are unique, and no two tensors overlap. What a key means is the caller's business. Format:
+ * ggml's docs/gguf.md, versions 2 and 3, little-endian. */
 #ifndef NIB_FORMATS_H
 #define NIB_FORMATS_H
 #include "tensor/tensor.h"
 
 typedef enum nib_gguf_type {
-    NIB_GGUF_U8, NIB_GGUF_I8, NIB_GGUF_U16, NIB_GGUF_I16, NIB_GGUF_U32, NIB_GGUF_I32, NIB_GGUF_F32,
-    NIB_GGUF_BOOL, NIB_GGUF_STR, NIB_GGUF_ARR, NIB_GGUF_U64, NIB_GGUF_I64, NIB_GGUF_F64
+#define NIB_GGUF_TYPE(NAME, c_type, bytes, text) NIB_GGUF_##NAME,
+#include "formats/gguf_types.def"
+#undef NIB_GGUF_TYPE
 } nib_gguf_type;
 
-/* One key. Scalars are widened: integers and bool into i (u64 above INT64_MAX is refused at open), floats into f. */
+/* One key. Scalars are widened: integers and bool into i (u64 above INT64_MAX is refused at open),
+ * floats into f. */
 typedef struct nib_gguf_kv {
     nib_str key;
     nib_gguf_type type;
@@ -27,9 +30,12 @@ typedef struct nib_gguf_kv {
 
 typedef struct nib_gguf nib_gguf;
 
-/* Opens path and, when it is the first of a split set (-00001-of-0000N.gguf), all its parts. */
+/* Opens path and, when it is any part of a split set (NAME-0000K-of-0000N.gguf), all parts: the
+ * keys are those of the first part, the tensors those of all. The files must not shrink while they
+ * are open. */
 nib_status nib_gguf_open(nib_gguf **out, const char *path, nib_error *e);
-/* The same over bytes in memory, which must outlive the handle; for tests and fuzzing. Alignment of p: 8. */
+/* The same over bytes in memory, which must outlive the handle; for tests and fuzzing. Alignment of
+ * p: 8. */
 nib_status nib_gguf_open_memory(nib_gguf **out, const void *p, size_t n, nib_error *e);
 void nib_gguf_close(nib_gguf *g);
 
@@ -43,31 +49,41 @@ int64_t nib_gguf_n_tensors(const nib_gguf *g);
 const nib_tensor *nib_gguf_tensor_at(const nib_gguf *g, int64_t i);
 const nib_tensor *nib_gguf_tensor(const nib_gguf *g, const char *name); /* NULL when absent */
 
-/* Typed look-ups. Absent: NIB_ERR_NOT_FOUND (message names the key). Wrong type or out of range: NIB_ERR_FORMAT.
- * Any integer type serves for integers; F32/F64 and integers for floats. */
-nib_status nib_gguf_i64(const nib_gguf *g, const char *key, int64_t min, int64_t max, int64_t *out, nib_error *e);
+/* Typed look-ups. Absent: NIB_ERR_NOT_FOUND (message names the key). Wrong type or out of range:
+ * NIB_ERR_FORMAT. Any integer type serves for integers; F32/F64 and integers for floats. */
+nib_status nib_gguf_i64(const nib_gguf *g, const char *key, int64_t min, int64_t max, int64_t *out,
+                        nib_error *e);
 nib_status nib_gguf_f32(const nib_gguf *g, const char *key, float *out, nib_error *e); /* finite */
 nib_status nib_gguf_bool(const nib_gguf *g, const char *key, bool *out, nib_error *e);
 nib_status nib_gguf_str(const nib_gguf *g, const char *key, nib_str *out, nib_error *e);
 /* An array of the given kind: strings, or numbers converted by nib_gguf_arr_i64/_f64 below. */
-nib_status nib_gguf_arr(const nib_gguf *g, const char *key, bool strings, const nib_gguf_kv **out, nib_error *e);
-int64_t nib_gguf_arr_i64(const nib_gguf_kv *kv, int64_t i); /* 0 <= i < arr_n; numbers and bools only */
+nib_status nib_gguf_arr(const nib_gguf *g, const char *key, bool strings, const nib_gguf_kv **out,
+                        nib_error *e);
+/* 0 <= i < arr_n; numbers and bools only. A float that no int64 holds gives 0. */
+int64_t nib_gguf_arr_i64(const nib_gguf_kv *kv, int64_t i);
 double nib_gguf_arr_f64(const nib_gguf_kv *kv, int64_t i);
 
-/* Whether the bytes of a mapped file are released after use: tells the kernel that [p, p+n) is not needed soon. */
+/* Tells the kernel that [p, p+n) of a mapped file is not needed soon: its whole pages leave this
+ * process's memory and are read again when touched. Nothing happens for bytes that are not in a
+ * mapped file of g. Any thread. */
 void nib_gguf_drop(const nib_gguf *g, const void *p, size_t n);
 
-/* ---- writing: add keys and tensor descriptions, begin, write each tensor's bytes in order, commit ---- */
+/* ---- writing: add keys and tensor descriptions, begin, write each tensor's bytes in order, commit
+ * ---- */
 typedef struct nib_gguf_writer nib_gguf_writer;
 nib_status nib_gguf_writer_new(nib_gguf_writer **out, const char *path, nib_error *e);
-nib_status nib_gguf_write_kv(nib_gguf_writer *w, const nib_gguf_kv *kv, nib_error *e); /* replaces an equal key */
-nib_status nib_gguf_write_i64(nib_gguf_writer *w, const char *key, nib_gguf_type t, int64_t v, nib_error *e);
+nib_status nib_gguf_write_kv(nib_gguf_writer *w, const nib_gguf_kv *kv,
+                             nib_error *e); /* replaces an equal key */
+nib_status nib_gguf_write_i64(nib_gguf_writer *w, const char *key, nib_gguf_type t, int64_t v,
+                              nib_error *e);
 nib_status nib_gguf_write_f32(nib_gguf_writer *w, const char *key, float v, nib_error *e);
 nib_status nib_gguf_write_str(nib_gguf_writer *w, const char *key, nib_str v, nib_error *e);
-nib_status nib_gguf_declare(nib_gguf_writer *w, const nib_tensor *t, nib_error *e); /* data is not looked at */
+nib_status nib_gguf_declare(nib_gguf_writer *w, const nib_tensor *t,
+                            nib_error *e); /* data is not looked at */
 nib_status nib_gguf_begin(nib_gguf_writer *w, nib_error *e);
 nib_status nib_gguf_write_data(nib_gguf_writer *w, const void *p, size_t n, nib_error *e);
-/* Fails when not every declared byte was written; the file appears under its name only here. Frees w either way. */
+/* Fails when not every declared byte was written; the file appears under its name only here. Frees
+ * w either way. */
 nib_status nib_gguf_commit(nib_gguf_writer *w, nib_error *e);
 void nib_gguf_writer_abort(nib_gguf_writer *w);
 #endif
