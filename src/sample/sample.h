@@ -27,6 +27,8 @@ typedef struct nib_sample_params {
 nib_sample_params nib_sample_defaults(void); /* temp 0.8, top_k 40, top_p 0.95, min_p 0.05, penalties off, window 64 */
 /* Every setting by its name ("temp", "top_k", ...), for command lines and /set: params.def rows. Error names range. */
 nib_status nib_sample_set(nib_sample_params *p, const char *name, const char *value, nib_error *e);
+/* The setting's value as text that nib_sample_set takes ("0.8", "40", "random"); cut to n bytes. */
+nib_status nib_sample_get(const nib_sample_params *p, const char *name, char *out, size_t n, nib_error *e);
 
 typedef struct nib_sampler nib_sampler;
 nib_status nib_sampler_new(nib_sampler **out, const nib_sample_params *p, int32_t n_vocab, nib_error *e);
@@ -35,10 +37,12 @@ void nib_sampler_free(nib_sampler *s);
 int32_t nib_sampler_pick(nib_sampler *s, const float *logits);
 /* Tells the sampler a token became part of the timeline (prompt or picked). */
 nib_status nib_sampler_accept(nib_sampler *s, int32_t token, nib_error *e);
-/* Keeps the first n accepted tokens and puts the random counter where it was then. */
+/* Keeps the first n accepted tokens. The window and the random counter (the number of accepted tokens: a position's
+ * draw depends on seed and position alone) are as they were then, so the same pick follows. */
 void nib_sampler_rewind(nib_sampler *s, size_t n_keep);
 uint64_t nib_sampler_seed(const nib_sampler *s);
-/* The n most probable candidates of the last pick after all steps, best first; returns how many. */
+/* The n most probable candidates of the last pick after all steps, best first; returns how many. logit: after bias and
+ * penalties; p: what was drawn with (greedy: over the whole vocabulary at temperature 1). */
 typedef struct nib_candidate { int32_t token; float logit, p; } nib_candidate;
 int32_t nib_sampler_top(const nib_sampler *s, nib_candidate *out, int32_t n);
 #endif

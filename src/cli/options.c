@@ -1,0 +1,193 @@
+/* Options: tables of rows, read with getopt_long.
+ *
+ * A row says its names, what its value is called and where it goes; the same rows print the help,
+ * the man page and the shell completions. A wrong name is answered with the nearest right one. */
+#include <ctype.h>
+#include <errno.h>
+#include <getopt.h>
+#include <math.h>
+#include <stdlib.h>
+#include "cli/cli.h"
+
+enum { MAX_OPTIONS = 128 };
+
+void nib_options_start(nib_option_walk *w, const nib_option *table) {
+    *w = (nib_option_walk){.at = {table}};
+}
+
+const nib_option *nib_options_next(nib_option_walk *w) {
+    for (;;) {
+        const nib_option *o = w->at[w->depth];
+        if (!o->name && !o->group) {
+            if (w->depth == 0) return NULL;
+            w->depth--;
+            w->heading = NULL;
+            continue;
+        }
+        w->at[w->depth]++;
+        if (o->name) return o;
+        if (w->depth + 1 < (int)NIB_ARRAY_LEN(w->at)) {
+            w->at[++w->depth] = o->group;
+            w->heading = o->help;
+        }
+    }
+}
+
+static nib_status unknown_option(nib_cli *c, const char *given, const nib_option *const *rows,
+                                 size_t n, nib_error *e) {
+    const char *names[MAX_OPTIONS + 1];
+    size_t n_names = 0;
+    for (size_t i = 0; i < n; i++) names[n_names++] = rows[i]->name;
+    names[n_names++] = "help";
+    const char *near = NULL;
+    char word[64];
+    if (given[0] == '-' && given[1] == '-') {
+        snprintf(word, sizeof word, "%.*s", (int)strcspn(given + 2, "="), given + 2);
+        for (size_t i = 0; i < n_names && !near; i++) /* the beginning of a name, first of all */
+            if (word[0] && strncmp(names[i], word, strlen(word)) == 0) near = names[i];
+        if (!near) near = nib_str_nearest(word, names, n_names);
+    }
+    const char *name = c->command->name;
+    if (near)
+        return nib_cli_usage(
+            c, e, "%s: unknown option '%s': did you mean '--%s'? ('nib %s --help' lists all)", name,
+            given, near, name);
+    return nib_cli_usage(c, e, "%s: unknown option '%s' ('nib %s --help' lists all)", name, given,
+                         name);
+}
+
+nib_status nib_options_parse(nib_cli *c, int argc, char **argv, bool *help, nib_error *e) {
+    const nib_option *rows[MAX_OPTIONS];
+    struct option longs[MAX_OPTIONS + 2];
+    char shorts[2 * MAX_OPTIONS + 4] = ":h";
+    size_t n = 0, n_shorts = 2;
+    nib_option_walk w;
+    nib_options_start(&w, c->command->options);
+    for (const nib_option *o; (o = nib_options_next(&w)) && n < MAX_OPTIONS; n++) {
+        rows[n] = o;
+        longs[n] =
+            (struct option){o->name, o->arg ? required_argument : no_argument, NULL, (int)n + 256};
+        if (o->letter) {
+            shorts[n_shorts++] = o->letter;
+            if (o->arg) shorts[n_shorts++] = ':';
+        }
+    }
+    shorts[n_shorts] = 0;
+    longs[n] = (struct option){"help", no_argument, NULL, 'h'};
+    longs[n + 1] = (struct option){0};
+
+    optind = 1;
+    opterr = 0;
+    const char *name = c->command->name;
+    for (;;) {
+        int at = optind;
+        int k = getopt_long(argc, argv, shorts, longs, NULL);
+        if (k == -1) break;
+        if (k == 'h') {
+            *help = true;
+            return NIB_OK;
+        }
+        const nib_option *o = NULL;
+        for (size_t i = 0; i < n; i++)
+            if (k == (int)i + 256 || (k < 256 && k == rows[i]->letter)) o = rows[i];
+        if (k == ':') {
+            const char *given = argv[optind - 1];
+            return nib_cli_usage(c, e, "%s: option '%s' wants a value ('nib %s --help')", name,
+                                 given, name);
+        }
+        if (!o) {
+            /* A long name stands at argv[optind - 1]; a letter may stand inside a bundle. */
+            const char *given = optind > at ? argv[optind - 1] : argv[at];
+            char letter[3] = {'-', (char)optopt, 0};
+            if (optopt > 255) /* a switch that was given a value, as --json=yes */
+                return nib_cli_usage(c, e, "%s: option '--%s' takes no value", name,
+                                     rows[optopt - 256]->name);
+            if (optopt && strncmp(given, "--", 2) != 0) given = letter;
+            return unknown_option(c, given, rows, n, e);
+        }
+        nib_status s = o->set(o, optarg, e);
+        if (s != NIB_OK) {
+            c->usage = true;
+            return s;
+        }
+    }
+    c->argc = argc - optind;
+    c->argv = argv + optind;
+    return NIB_OK;
+}
+
+nib_status nib_opt_switch(const nib_option *o, const char *value, nib_error *e) {
+    (void)value, (void)e;
+    *(bool *)o->to = true;
+    return NIB_OK;
+}
+
+nib_status nib_opt_text(const nib_option *o, const char *value, nib_error *e) {
+    (void)e;
+    *(const char **)o->to = value;
+    return NIB_OK;
+}
+
+nib_status nib_opt_int(const nib_option *o, const char *value, nib_error *e) {
+    return nib_parse_int(o->name, value, o->min, o->max, o->to, e);
+}
+
+nib_status nib_parse_int(const char *what, const char *text, double min, double max, int64_t *out,
+                         nib_error *e) {
+    char *end;
+    errno = 0;
+    long long v = strtoll(text, &end, 10);
+    if (end == text || *end || errno || (double)v < min || (double)v > max)
+        return nib_fail(e, NIB_ERR_ARGUMENT,
+                        "%s: expected a whole number from %.0f to %.0f, found '%.60s'", what, min,
+                        max, text);
+    *out = v;
+    return NIB_OK;
+}
+
+nib_status nib_parse_num(const char *what, const char *text, double min, double max, double *out,
+                         nib_error *e) {
+    char *end;
+    double v = strtod(text, &end);
+    if (end == text || *end || !isfinite(v) || v < min || v > max)
+        return nib_fail(e, NIB_ERR_ARGUMENT, "%s: expected a number from %g to %g, found '%.60s'",
+                        what, min, max, text);
+    *out = v;
+    return NIB_OK;
+}
+
+nib_status nib_parse_bytes(const char *what, const char *text, uint64_t *out, nib_error *e) {
+    static const char letters[] = "KMGT";
+    char *end;
+    double v = strtod(text, &end), unit = 1;
+    bool ok = end != text && isfinite(v) && v >= 0;
+    while (*end == ' ') end++;
+    const char *letter = *end ? strchr(letters, toupper((unsigned char)*end)) : NULL;
+    if (letter) {
+        end++;
+        unit = pow(*end == 'i' ? 1024 : 1000, (double)(letter - letters + 1));
+        end += *end == 'i';
+    }
+    end += *end == 'B' || *end == 'b';
+    if (!ok || *end || v * unit > 9e18)
+        return nib_fail(e, NIB_ERR_ARGUMENT,
+                        "%s: expected a size such as 800M or 1.5G, found '%.60s'", what, text);
+    *out = (uint64_t)(v * unit);
+    return NIB_OK;
+}
+
+nib_status nib_parse_choice(const char *what, const char *text, const char *choices, int *out,
+                            nib_error *e) {
+    size_t n = strlen(text);
+    int i = 0;
+    for (const char *p = choices;; i++) {
+        size_t len = strcspn(p, "|");
+        if (len == n && strncmp(p, text, n) == 0) {
+            *out = i;
+            return NIB_OK;
+        }
+        p += len;
+        if (!*p++) break;
+    }
+    return nib_fail(e, NIB_ERR_ARGUMENT, "%s: expected %s, found '%.60s'", what, choices, text);
+}
