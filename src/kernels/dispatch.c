@@ -4,29 +4,22 @@
 #include "kernels/kernels.h"
 #include "kernels/internal.h"
 
-#if defined(__x86_64__)
-enum { HAVE_x86_64 = 1, HAVE_aarch64 = 0, HAVE_any = 1 };
-#elif defined(__aarch64__)
-enum { HAVE_x86_64 = 0, HAVE_aarch64 = 1, HAVE_any = 1 };
-#else
-enum { HAVE_x86_64 = 0, HAVE_aarch64 = 0, HAVE_any = 1 };
-#endif
-
-/* Sets for other processors are not compiled: their functions are absent, and never called. */
-#define NIB_ISA(prefix, cpu, flags, needs)                                                         \
-    __attribute__((weak)) void nib_##prefix##_mm(nib_kernels *k);                                  \
-    __attribute__((weak)) void nib_##prefix##_vec(nib_kernels *k);
-#include "kernels/isa.def"
-#undef NIB_ISA
+/* A set may lack either half (its file is absent, or for another processor): CMake defines
+ * NIB_HAS_mm_<prefix> and NIB_HAS_vec_<prefix> as 1 or 0. */
+#define PRESENT_0(fn)     NULL
+#define PRESENT_1(fn)     fn
+#define PRESENT_(has, fn) PRESENT_##has(fn)
+#define PRESENT(has, fn)  PRESENT_(has, fn)
 
 typedef struct isa_row {
     const char *prefix, *needs;
-    int here;
     void (*mm)(nib_kernels *k);
     void (*vec)(nib_kernels *k);
 } isa_row;
 static const isa_row rows[] = {
-#define NIB_ISA(prefix, cpu, flags, needs) {#prefix, needs, HAVE_##cpu, nib_##prefix##_mm, nib_##prefix##_vec},
+#define NIB_ISA(prefix, cpu, flags, needs)                                                         \
+    {#prefix, needs, PRESENT(NIB_HAS_mm_##prefix, nib_##prefix##_mm),                              \
+     PRESENT(NIB_HAS_vec_##prefix, nib_##prefix##_vec)},
 #include "kernels/isa.def"
 #undef NIB_ISA
 };
@@ -74,7 +67,7 @@ static void init(void) {
     bool open = true;
     for (int i = 0; i < N_ROWS; i++) {
         const isa_row *r = &rows[i];
-        supported[i] = r->here && (r->mm || r->vec) && has_all(r->needs);
+        supported[i] = (r->mm || r->vec) && has_all(r->needs);
         if (supported[i]) {
             if (r->mm) r->mm(&k);
             if (r->vec) r->vec(&k);

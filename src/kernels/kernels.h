@@ -33,19 +33,23 @@ typedef struct nib_mat {
 enum { NIB_PANEL = 16 };
 typedef enum nib_act_kind { NIB_ACT_F32, NIB_ACT_Q8 } nib_act_kind;
 
-/* What multiplies a weight matrix. Float formats (F32, F16, BF16) take the floats; all others take 8-bit integers with one
- * scale per 32: x ~ d * q, d = max|x| / 127, q = nearest-even(x / d) computed as x * (127 / max|x|).
- * Block b = 32 columns: q[b][t][32], d[b][t], sum[b][t] = the sum of the block's q. */
+/* What multiplies a weight matrix. Float formats (F32, F16, BF16) and those without a packed form take the floats; all
+ * others take 8-bit integers with one scale per 32: x ~ d * q, d = max|x| / 127, q = nearest-even(x * (127 / max|x|)).
+ * NaN counts as 0, infinity as the largest float, a block whose max|x| is below 2^-100 as zeros; |q| <= 127.
+ * The arrays run by block of 32 columns, then by token. */
 typedef struct nib_act {
     int64_t n_tok, k;
     const float *x; /* [T, K], rows ldx floats apart */
     int64_t ldx;
     int8_t *q;      /* [K/32][T][32], 64-byte aligned */
     float *d;       /* [K/32][T] */
-    int32_t *sum;   /* [K/32][T] */
+    float *ds;      /* [K/32][T]: d * the sum of the block's q, for formats with minima */
+    float *dh;      /* [K/32][T][2]: the same of each half block */
+    int32_t *bias;  /* [K/32][T]: -128 * the sum of the block's q, for weights stored with 128 added */
+    int32_t *biash; /* [K/32][T][2]: the same of each half block */
 } nib_act;
-size_t nib_act_bytes(int64_t n_tok, int64_t k);            /* for q, d and sum together, 64-byte parts */
-void nib_act_bind(nib_act *a, void *mem, int64_t n_tok, int64_t k); /* points q, d, sum into mem */
+size_t nib_act_bytes(int64_t n_tok, int64_t k);            /* for all arrays together, in 64-byte parts */
+void nib_act_bind(nib_act *a, void *mem, int64_t n_tok, int64_t k); /* sets n_tok, k and the arrays inside mem */
 
 nib_act_kind nib_mat_act(nib_dtype t);
 bool nib_mat_can_pack(nib_dtype t, int64_t k);   /* K must be whole blocks */

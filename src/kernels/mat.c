@@ -1,0 +1,102 @@
+/* Matrices and activations as the kernels see them: sizes, and the one description of the packed
+ * layout (p16.def).
+ *
+ * Everything that does not depend on an instruction set stands here: which formats pack, how many
+ * bytes things take, and the slow but exact ways to look at a matrix that is not packed. */
+#include "kernels/mm.h"
+
+static const mm_format formats[] = {
+#define NIB_P16(T, FORM, NU16, U16AT, NU8, U8AT, B0, AT0, R0, B1, AT1, R1)                         \
+    [NIB_##T] = {.known = true,                                                                    \
+                 .form = MM_##FORM,                                                                \
+                 .n_u16 = NU16,                                                                    \
+                 .u16_at = U16AT,                                                                  \
+                 .n_u8 = NU8,                                                                      \
+                 .u8_at = U8AT,                                                                    \
+                 .plane = {{B0, AT0, R0}, {B1, AT1, R1}},                                          \
+                 .code_bytes = ((B0) + (B1)) * 64,                                                 \
+                 .scale_bytes = (2 * (NU16) + (NU8)) * NIB_PANEL},
+#include "kernels/p16.def"
+#undef NIB_P16
+};
+
+const int8_t nib_mm_iq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                               1,    13,   25,  38,  53,  69,  89,  113};
+const int8_t nib_mm_fp4[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+const mm_format *nib_mm_format(nib_dtype t) {
+    if ((unsigned)t >= NIB_ARRAY_LEN(formats) || !formats[t].known) return NULL;
+    return &formats[t];
+}
+
+static bool is_float(nib_dtype t) {
+    return t == NIB_F32 || t == NIB_F16 || t == NIB_BF16;
+}
+
+nib_act_kind nib_mat_act(nib_dtype t) {
+    return nib_mm_format(t) ? NIB_ACT_Q8 : NIB_ACT_F32;
+}
+
+bool nib_mat_can_pack(nib_dtype t, int64_t k) {
+    if (is_float(t)) return k > 0;
+    return nib_mm_format(t) && k > 0 && k % nib_dtype_get(t)->block_len == 0;
+}
+
+size_t nib_mat_panel_bytes(nib_dtype t, int64_t k) {
+    return NIB_PANEL * nib_dtype_bytes(t, k);
+}
+
+/* ---- activations ---- */
+
+static size_t part(size_t bytes) {
+    return NIB_ROUND_UP(bytes, (size_t)64);
+}
+
+size_t nib_act_bytes(int64_t n_tok, int64_t k) {
+    size_t n = (size_t)(n_tok * (k / 32));
+    return part(n * 32) + 3 * part(n * 4) + 2 * part(n * 8);
+}
+
+void nib_act_bind(nib_act *a, void *mem, int64_t n_tok, int64_t k) {
+    size_t n = (size_t)(n_tok * (k / 32));
+    uint8_t *p = mem;
+    a->n_tok = n_tok;
+    a->k = k;
+    a->q = (int8_t *)p;
+    p += part(n * 32);
+    a->d = (float *)(void *)p;
+    p += part(n * 4);
+    a->ds = (float *)(void *)p;
+    p += part(n * 4);
+    a->dh = (float *)(void *)p;
+    p += part(n * 8);
+    a->bias = (int32_t *)(void *)p;
+    p += part(n * 4);
+    a->biash = (int32_t *)(void *)p;
+}
+
+/* ---- matrices that are not packed ---- */
+
+size_t nib_matmul_scratch(int64_t n_tok, int64_t k) {
+    (void)n_tok;
+    return part(NIB_PANEL * sizeof(float) * (size_t)k) + MM_SCRATCH;
+}
+
+const uint8_t *nib_mm_panel(const nib_mat *w, int64_t p, void *scratch) {
+    if (w->packed) return w->data + (size_t)p * w->stride;
+    const uint8_t *rows = w->data + (size_t)p * NIB_PANEL * w->stride;
+    nib_kernels_get()->pack(w->dtype, rows, w->stride, nib_mm_rows(w, p), w->k, scratch);
+    return scratch;
+}
+
+void nib_mm_expand_f32(const nib_mat *w, int64_t p, int64_t k0, int n, float *out) {
+    const nib_dtype_info *info = nib_dtype_get(w->dtype);
+    size_t at = (size_t)(k0 / info->block_len) * info->block_bytes;
+    float row[MM_EXPAND_K];
+    int n_rows = nib_mm_rows(w, p);
+    for (int r = 0; r < NIB_PANEL; r++) {
+        if (r < n_rows)
+            info->to_f32(w->data + (size_t)(p * NIB_PANEL + r) * w->stride + at, row, n);
+        for (int k = 0; k < n; k++) out[k * NIB_PANEL + r] = r < n_rows ? row[k] : 0;
+    }
+}

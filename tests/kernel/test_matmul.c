@@ -1,0 +1,427 @@
+/* The matrix kernels. Scalar is held to the formats' own to_f32 and to sums in double; every
+ * instruction set that this machine has is held to scalar bit for bit, over odd shapes, extreme
+ * codes and orderly nonsense. */
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include "testlib.h"
+#include "kernels/kernels.h"
+
+static const nib_dtype all[] = {
+#define NIB_DTYPE(NAME, ...) NIB_##NAME,
+#include "tensor/dtypes.def"
+#undef NIB_DTYPE
+};
+static const char *const isas[] = {
+#define NIB_ISA(prefix, ...) #prefix,
+#include "kernels/isa.def"
+#undef NIB_ISA
+};
+
+static nib_rng rng = {.seed = 2024};
+static uint32_t random_below(uint32_t n) {
+    return (uint32_t)(nib_rng_u64(&rng) % n);
+}
+
+static const nib_kernels *scalar(void) {
+    const nib_kernels *k = nib_kernels_upto("scalar");
+    assert_non_null(k);
+    return k;
+}
+
+static void *take(size_t n) {
+    void *p = nib_alloc_pages(n ? n : 1);
+    assert_non_null(p);
+    return p;
+}
+
+/* ---- matrices ---- */
+
+/* WILD: any bytes at all; ONES: nearly every bit set; both but WILD give values below 100 */
+typedef enum fill { TAME, WILD, ZEROS, ONES } fill;
+
+static bool is_tame(const nib_dtype_info *info, const uint8_t *block) {
+    float v[256];
+    info->to_f32(block, v, info->block_len);
+    for (uint32_t i = 0; i < info->block_len; i++)
+        if (!(fabsf(v[i]) < 100)) return false;
+    return true;
+}
+
+static void random_block(const nib_dtype_info *info, fill how, uint8_t *block) {
+    do {
+        uint64_t bits = 0, ones = 0;
+        for (uint32_t i = 0; i < info->block_bytes; i++, bits >>= 8, ones >>= 3) {
+            if (i % 8 == 0) bits = nib_rng_u64(&rng), ones = nib_rng_u64(&rng);
+            block[i] = how == ZEROS ? 0 : how == ONES && ones & 7 ? 0xff : (uint8_t)bits;
+        }
+    } while (how != WILD && !is_tame(info, block));
+}
+
+/* Blocks drawn from a pool: tame ones are rare among random bytes. */
+static void fill_blocks(const nib_dtype_info *info, fill how, uint8_t *p, size_t bytes) {
+    static uint8_t pool[64][256];
+    for (int i = 0; i < 64; i++) random_block(info, how, pool[i]);
+    for (uint8_t *end = p + bytes; p < end; p += info->block_bytes)
+        memcpy(p, pool[random_below(64)], info->block_bytes);
+}
+
+typedef struct matrix {
+    nib_mat raw, packed;
+    size_t raw_bytes, packed_bytes;
+} matrix;
+
+static matrix make_matrix(nib_dtype t, int64_t n, int64_t k, fill how) {
+    const nib_dtype_info *info = nib_dtype_get(t);
+    matrix m = {.raw = {.dtype = t, .n = n, .k = k, .stride = nib_dtype_bytes(t, k)}};
+    assert_true(m.raw.stride > 0);
+    m.raw_bytes = m.raw.stride * (size_t)n;
+    uint8_t *raw = take(m.raw_bytes);
+    fill_blocks(info, how, raw, m.raw_bytes);
+    m.raw.data = raw;
+    if (nib_mat_can_pack(t, k)) {
+        m.packed = m.raw;
+        m.packed.packed = true;
+        m.packed.stride = nib_mat_panel_bytes(t, k);
+        assert_int_equal(m.packed.stride, 16 * m.raw.stride);
+        m.packed_bytes = (size_t)((n + 15) / 16) * m.packed.stride;
+        uint8_t *panels = take(m.packed_bytes);
+        for (int64_t p = 0; p * 16 < n; p++)
+            scalar()->pack(t, raw + (size_t)p * 16 * m.raw.stride, m.raw.stride,
+                           (int)NIB_MIN(16, n - p * 16), k, panels + (size_t)p * m.packed.stride);
+        m.packed.data = panels;
+    }
+    return m;
+}
+static const nib_mat *best_form(const matrix *m) {
+    return m->packed.data ? &m->packed : &m->raw;
+}
+static void free_matrix(matrix *m) {
+    nib_free_pages((void *)(uintptr_t)m->raw.data, m->raw_bytes);
+    if (m->packed.data) nib_free_pages((void *)(uintptr_t)m->packed.data, m->packed_bytes);
+}
+
+/* ---- activations ---- */
+
+typedef struct acts {
+    nib_act a;
+    float *x;
+    void *mem;
+    size_t x_bytes, bytes;
+    int64_t ldx;
+} acts;
+
+static float random_x(int how) {
+    float x = nib_rng_normal(&rng);
+    if (how == 1) { /* nonsense among it */
+        static const float odd[] = {NAN,    INFINITY, -INFINITY, FLT_MAX, -FLT_MAX,
+                                    1e-45f, -1e-38f,  0,         1e-31f,  -3e38f};
+        if (random_below(16) == 0) return odd[random_below(NIB_ARRAY_LEN(odd))];
+    }
+    if (how == 2) return random_below(2) ? 1.0f : -1.0f; /* every q is 127 or -127 */
+    return x;
+}
+
+static acts make_acts(const nib_kernels *k, nib_act_kind kind, int64_t n_tok, int64_t cols,
+                      int how) {
+    acts s = {.ldx = cols + 3};
+    s.x_bytes = (size_t)(n_tok * s.ldx) * 4;
+    s.x = take(s.x_bytes);
+    for (int64_t i = 0; i < n_tok * s.ldx; i++) s.x[i] = random_x(how);
+    s.bytes = kind == NIB_ACT_Q8 ? nib_act_bytes(n_tok, cols) : 0;
+    if (s.bytes) {
+        s.mem = take(s.bytes);
+        nib_act_bind(&s.a, s.mem, n_tok, cols);
+        /* in two parts, as threads would */
+        k->quantise(s.x, s.ldx, 0, n_tok / 2, &s.a);
+        k->quantise(s.x, s.ldx, n_tok / 2, n_tok, &s.a);
+    }
+    s.a.n_tok = n_tok;
+    s.a.k = cols;
+    s.a.x = s.x;
+    s.a.ldx = s.ldx;
+    return s;
+}
+static void free_acts(acts *s) {
+    nib_free_pages(s->x, s->x_bytes);
+    if (s->mem) nib_free_pages(s->mem, s->bytes);
+}
+
+/* ---- products ---- */
+
+enum { GUARD = 0x7fc12345 }; /* a NaN no kernel makes: where nothing may be written */
+
+/* [T, n + 5] with the last five columns as a fence; 'step' panels a call. */
+static float *product(const nib_kernels *k, const nib_mat *w, const nib_act *a, int64_t step) {
+    int64_t ldy = w->n + 5, n_panels = (w->n + 15) / 16;
+    float *y = take((size_t)(a->n_tok * ldy) * 4);
+    for (int64_t i = 0; i < a->n_tok * ldy; i++) y[i] = nib_bits_f32(GUARD);
+    size_t scratch_bytes = nib_matmul_scratch(a->n_tok, w->k);
+    void *scratch = take(scratch_bytes);
+    for (int64_t p = 0; p < n_panels; p += step)
+        k->matmul(w, a, p, NIB_MIN(p + step, n_panels), y, ldy, scratch);
+    nib_free_pages(scratch, scratch_bytes);
+    for (int64_t t = 0; t < a->n_tok; t++)
+        for (int64_t i = w->n; i < ldy; i++) assert_int_equal(nib_f32_bits(y[t * ldy + i]), GUARD);
+    return y;
+}
+static void free_product(float *y, const nib_mat *w, int64_t n_tok) {
+    nib_free_pages(y, (size_t)(n_tok * (w->n + 5)) * 4);
+}
+
+/* Bit for bit, but any NaN is as good as any other. */
+static void same(const float *a, const float *b, int64_t n, const char *isa, const nib_mat *w,
+                 int64_t n_tok, const char *what) {
+    for (int64_t i = 0; i < n; i++) {
+        if (nib_f32_bits(a[i]) == nib_f32_bits(b[i]) || (isnan(a[i]) && isnan(b[i]))) continue;
+        fail_msg("%s, %s, %s, N %lld, K %lld, T %lld, output %lld: expected %.9g, found %.9g", what,
+                 isa, nib_dtype_get(w->dtype)->name, (long long)w->n, (long long)w->k,
+                 (long long)n_tok, (long long)i, (double)a[i], (double)b[i]);
+    }
+}
+static void same_product(const float *a, const float *b, const nib_mat *w, int64_t n_tok,
+                         const char *isa, const char *what) {
+    for (int64_t t = 0; t < n_tok; t++)
+        same(a + t * (w->n + 5), b + t * (w->n + 5), w->n, isa, w, n_tok, what);
+}
+
+/* Row lengths worth trying: one block, a few, odd numbers of blocks, past a cache block. */
+static int lengths(nib_dtype t, int64_t out[8]) {
+    static const int64_t of_1[] = {1, 7, 33, 256, 300, 515};
+    static const int64_t of_32[] = {32, 64, 96, 288, 576, 1056};
+    static const int64_t of_256[] = {256, 512, 768, 1280};
+    uint32_t len = nib_dtype_get(t)->block_len;
+    const int64_t *from = len == 1 ? of_1 : len <= 32 ? of_32 : of_256;
+    int n = 0, count = len > 32 ? 4 : 6;
+    for (int i = 0; i < count; i++)
+        if (from[i] % len == 0) out[n++] = from[i];
+    return n;
+}
+
+static void unpacking_gives_the_formats_own_floats(void **state) {
+    (void)state;
+    long rows = 0;
+    for (size_t i = 0; i < NIB_ARRAY_LEN(all); i++) {
+        int64_t ks[8];
+        int n_ks = lengths(all[i], ks);
+        for (int j = 0; j < n_ks; j++) {
+            static const int64_t ns[] = {1, 15, 16, 17, 40};
+            int64_t n = ns[random_below(5)], k = ks[j];
+            matrix m = make_matrix(all[i], n, k, WILD);
+            float *want = take((size_t)k * 4), *got = take((size_t)k * 4);
+            for (size_t s = 0; s < NIB_ARRAY_LEN(isas); s++) {
+                const nib_kernels *set = nib_kernels_upto(isas[s]);
+                if (!set) continue;
+                for (int64_t r = 0; r < n; r++, rows++) {
+                    nib_dtype_get(all[i])->to_f32(m.raw.data + (size_t)r * m.raw.stride, want, k);
+                    set->unpack_row(&m.raw, r, got);
+                    same(want, got, k, isas[s], &m.raw, 0, "raw row");
+                    if (!m.packed.data) continue;
+                    memset(got, 0x55, (size_t)k * 4);
+                    set->unpack_row(&m.packed, r, got);
+                    same(want, got, k, isas[s], &m.raw, 0, "packed row");
+                }
+                if (!m.packed.data) continue;
+                uint8_t *panel = take(m.packed.stride);
+                for (int64_t p = 0; p * 16 < n; p++) {
+                    memset(panel, 0x55, m.packed.stride);
+                    set->pack(all[i], m.raw.data + (size_t)p * 16 * m.raw.stride, m.raw.stride,
+                              (int)NIB_MIN(16, n - p * 16), k, panel);
+                    if (memcmp(panel, m.packed.data + (size_t)p * m.packed.stride, m.packed.stride))
+                        fail_msg("%s packs %s differently", isas[s], nib_dtype_get(all[i])->name);
+                }
+                nib_free_pages(panel, m.packed.stride);
+            }
+            nib_free_pages(want, (size_t)k * 4);
+            nib_free_pages(got, (size_t)k * 4);
+            free_matrix(&m);
+        }
+    }
+    print_message("unpack: %ld rows, 0 differ\n", rows);
+}
+
+static void activations_are_rounded_to_nearest(void **state) {
+    (void)state;
+    acts s = make_acts(scalar(), NIB_ACT_Q8, 5, 96, 0);
+    memset(s.x + 32, 0, 128); /* a block of zeros */
+    s.x[64] = NAN, s.x[65] = INFINITY, s.x[66] = -INFINITY;
+    for (int i = 0; i < 32; i++) s.x[s.ldx + i] = 1e-31f; /* too small to matter */
+    scalar()->quantise(s.x, s.ldx, 0, 5, &s.a);
+    for (int64_t t = 0; t < 5; t++)
+        for (int64_t b = 0; b < 3; b++) {
+            int64_t at = b * 5 + t;
+            const float *x = s.x + t * s.ldx + b * 32;
+            const int8_t *q = s.a.q + at * 32;
+            float d = s.a.d[at];
+            int sum[2] = {0, 0};
+            for (int i = 0; i < 32; i++) {
+                assert_true(q[i] >= -127);
+                sum[i / 16] += q[i];
+                if (isfinite(x[i]) && d < 1e30f)
+                    assert_true(fabs((double)x[i] - (double)d * q[i]) <=
+                                0.5001 * (double)d + 1e-30);
+            }
+            assert_int_equal(s.a.bias[at], -128 * (sum[0] + sum[1]));
+            assert_true(s.a.ds[at] == d * (float)(sum[0] + sum[1]));
+            for (int h = 0; h < 2; h++) {
+                assert_int_equal(s.a.biash[2 * at + h], -128 * sum[h]);
+                assert_true(s.a.dh[2 * at + h] == d * (float)sum[h]);
+            }
+        }
+    assert_true(s.a.d[1 * 5] == 0 && s.a.q[5 * 32] == 0); /* zeros */
+    assert_true(s.a.d[0 * 5 + 1] == 0 && s.a.q[32] == 0); /* dust */
+    assert_true(s.a.d[2 * 5] == FLT_MAX / 127);           /* infinity */
+    assert_int_equal(s.a.q[10 * 32], 0);                  /* NaN */
+    assert_int_equal(s.a.q[10 * 32 + 1], 127);
+    assert_int_equal(s.a.q[10 * 32 + 2], -127);
+    free_acts(&s);
+}
+
+static void quantise_is_the_same_everywhere(void **state) {
+    (void)state;
+    for (size_t s = 0; s < NIB_ARRAY_LEN(isas); s++) {
+        const nib_kernels *set = nib_kernels_upto(isas[s]);
+        if (!set) continue;
+        for (int how = 0; how < 3; how++)
+            for (int64_t k = 32; k <= 1024; k += 160) {
+                acts a = make_acts(scalar(), NIB_ACT_Q8, 7, k, how);
+                void *mem = take(a.bytes);
+                nib_act b;
+                nib_act_bind(&b, mem, 7, k);
+                set->quantise(a.x, a.ldx, 0, 7, &b);
+                if (memcmp(a.mem, mem, a.bytes)) fail_msg("%s quantises differently", isas[s]);
+                nib_free_pages(mem, a.bytes);
+                free_acts(&a);
+            }
+    }
+}
+
+/* Exact mode's bound: the roundings of the sum, relative to the sum of the magnitudes of what is
+ * added. Formats with minima add two larger numbers of opposite sign, hence their factor. */
+static void scalar_is_near_double(void **state) {
+    (void)state;
+    double worst = 0;
+    long n_out = 0;
+    for (size_t i = 0; i < NIB_ARRAY_LEN(all); i++) {
+        int64_t ks[8];
+        int n_ks = lengths(all[i], ks);
+        for (int j = 0; j < n_ks; j++) {
+            int64_t n = 19, k = ks[j], n_tok = 3;
+            matrix m = make_matrix(all[i], n, k, j % 2 ? ONES : TAME);
+            const nib_mat *w = best_form(&m);
+            acts s = make_acts(scalar(), nib_mat_act(all[i]), n_tok, k, j == 2 ? 2 : 0);
+            float *y = product(scalar(), w, &s.a, 1), *row = take((size_t)k * 4);
+            for (int64_t r = 0; r < n; r++) {
+                nib_dtype_get(all[i])->to_f32(m.raw.data + (size_t)r * m.raw.stride, row, k);
+                for (int64_t t = 0; t < n_tok; t++) {
+                    double sum = 0, size = 0;
+                    for (int64_t c = 0; c < k; c++) {
+                        double x = (double)s.x[t * s.ldx + c];
+                        if (s.mem) {
+                            int64_t at = c / 32 * n_tok + t;
+                            x = (double)s.a.d[at] * s.a.q[at * 32 + c % 32];
+                        }
+                        sum += (double)row[c] * x;
+                        size += fabs((double)row[c] * x);
+                    }
+                    double steps = s.mem ? (double)k / 32 : (double)k;
+                    double bound = (s.mem ? 8 : 1) * (steps + 4) * 0x1p-24 * size + 1e-37;
+                    double err = fabs(sum - (double)y[t * (n + 5) + r]);
+                    if (!(err <= bound))
+                        fail_msg("%s, K %lld: %.9g is %g from %.9g, bound %g",
+                                 nib_dtype_get(all[i])->name, (long long)k,
+                                 (double)y[t * (n + 5) + r], err, sum, bound);
+                    worst = NIB_MAX(worst, err / bound);
+                    n_out++;
+                }
+            }
+            nib_free_pages(row, (size_t)k * 4);
+            free_product(y, w, n_tok);
+            free_acts(&s);
+            free_matrix(&m);
+        }
+    }
+    print_message("scalar against double: %ld outputs, worst %.2f of the bound\n", n_out, worst);
+}
+
+/* All sets, all formats: rows mod 16, K short and long, T from 1 to 33 and some more. */
+static void every_set_equals_scalar(void **state) {
+    (void)state;
+    for (size_t s = 0; s < NIB_ARRAY_LEN(isas); s++) {
+        const nib_kernels *set = nib_kernels_upto(isas[s]);
+        if (!set) continue;
+        long n_products = 0;
+        for (size_t i = 0; i < NIB_ARRAY_LEN(all); i++) {
+            int64_t ks[8];
+            int n_ks = lengths(all[i], ks);
+            for (int64_t n_tok = 1; n_tok <= 36; n_tok++) {
+                static const int64_t ns[] = {1, 16, 31, 48, 65, 80, 133};
+                static const int64_t more[] = {64, 75, 130};
+                int64_t tokens = n_tok <= 33 ? n_tok : more[n_tok - 34];
+                int64_t n = ns[(size_t)(n_tok + (int64_t)i) % NIB_ARRAY_LEN(ns)];
+                int64_t k = ks[(n_tok + (int64_t)i / 3) % n_ks];
+                matrix m = make_matrix(all[i], n, k, (fill)(n_tok % 4));
+                const nib_mat *w = best_form(&m);
+                acts a = make_acts(scalar(), nib_mat_act(all[i]), tokens, k, (int)(n_tok / 4 % 3));
+                float *want = product(scalar(), w, &a.a, 100);
+                for (int64_t step = 1; step < 40; step = step * 5 + 1) {
+                    float *got = product(set, w, &a.a, step);
+                    same_product(want, got, w, tokens, isas[s], "matmul");
+                    free_product(got, w, tokens);
+                    n_products++;
+                }
+                if (w->packed && n_tok % 3 == 0) {
+                    float *got = product(set, &m.raw, &a.a, 3);
+                    same_product(want, got, w, tokens, isas[s], "matmul of file rows");
+                    free_product(got, w, tokens);
+                    n_products++;
+                }
+                free_product(want, w, tokens);
+                free_acts(&a);
+                free_matrix(&m);
+            }
+        }
+        print_message("%s: %ld products, 0 differ from scalar\n", isas[s], n_products);
+    }
+}
+
+/* A token's numbers do not depend on its neighbours, in any set. */
+static void tokens_do_not_see_each_other(void **state) {
+    (void)state;
+    for (size_t s = 0; s < NIB_ARRAY_LEN(isas); s++) {
+        const nib_kernels *set = nib_kernels_upto(isas[s]);
+        if (!set) continue;
+        for (size_t i = 0; i < NIB_ARRAY_LEN(all); i++) {
+            int64_t k = 512, n = 37, n_tok = 21;
+            matrix m = make_matrix(all[i], n, k, TAME);
+            const nib_mat *w = best_form(&m);
+            nib_act_kind kind = nib_mat_act(all[i]);
+            acts a = make_acts(set, kind, n_tok, k, 0);
+            float *want = product(set, w, &a.a, 2);
+            for (int64_t t = 0; t < n_tok; t++) {
+                acts one = make_acts(set, kind, 1, k, 0);
+                memcpy(one.x, a.x + t * a.ldx, (size_t)k * 4);
+                if (one.mem) set->quantise(one.x, one.ldx, 0, 1, &one.a);
+                float *got = product(set, w, &one.a, 3);
+                same(want + t * (n + 5), got, n, isas[s], w, 1, "one token of many");
+                free_product(got, w, 1);
+                free_acts(&one);
+            }
+            free_product(want, w, n_tok);
+            free_acts(&a);
+            free_matrix(&m);
+        }
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(unpacking_gives_the_formats_own_floats),
+        cmocka_unit_test(activations_are_rounded_to_nearest),
+        cmocka_unit_test(quantise_is_the_same_everywhere),
+        cmocka_unit_test(scalar_is_near_double),
+        cmocka_unit_test(every_set_equals_scalar),
+        cmocka_unit_test(tokens_do_not_see_each_other),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
