@@ -102,7 +102,11 @@ typedef struct nib_step {
 } nib_step;
 nib_status nib_engine_step(nib_engine *en, nib_step *items, int n_items, nib_error *e);
 
-/* Pooled vector of a text's tokens [n_embd]; normalised to length 1 when asked. Works for embedders and decoders (mean of the last hidden states). */
+/* Last hidden states of a text's tokens, out [n, n_embd]. */
+nib_status nib_engine_hidden(nib_engine *en, const int32_t *ids, int64_t n, float *out, nib_error *e);
+/* Pooled vector of a text's tokens [n_embd], as the model pools (mean where it does not say); normalised to length 1 when
+ * asked. For embedders and decoders. */
+typedef enum nib_pooling { NIB_POOL_MEAN, NIB_POOL_CLS, NIB_POOL_LAST } nib_pooling;
 nib_status nib_engine_embed(nib_engine *en, const int32_t *ids, int64_t n, bool normalise, float *out, nib_error *e);
 
 /* ---- dialog (dialog.c): a conversation with a model ---- */

@@ -1,0 +1,330 @@
+/* The forward pass of every family, once. Decoders and encoders, prefill and decode, one sequence or many: the same
+ * program, run by all workers together (ops.h).
+ *
+ * With few tokens each worker keeps its own copy of the residual stream x and of everything element-wise, so that
+ * barriers stand only where rows of a matrix product, or heads, come together: five a layer. With many tokens x is shared
+ * and each worker looks after its tokens. */
+#include <math.h>
+#include "arch/arch.h"
+
+/* ---- memory ---- */
+
+static int64_t widest_input(const nib_desc *d) {
+    return NIB_MAX(NIB_MAX(d->n_embd, d->n_ff), (int64_t)d->n_head * d->dv);
+}
+
+/* A worker's own part: x, xn for few tokens, their quantised form, and rotation tables. */
+typedef struct own {
+    float *x, *xn, *cs[NIB_ROPE_TABLES];
+    void *act;
+} own;
+
+static size_t take(size_t *at, size_t bytes) {
+    size_t from = *at;
+    *at += NIB_ROUND_UP(bytes, 64);
+    return from;
+}
+
+static size_t own_layout(own *o, char *base, const nib_desc *d) {
+    size_t at = 0, row = (size_t)d->n_embd * sizeof(float), p;
+    p = take(&at, NIB_FEW * row), o->x = (float *)(base + p);
+    p = take(&at, NIB_FEW * row), o->xn = (float *)(base + p);
+    p = take(&at, nib_act_bytes(NIB_FEW, widest_input(d))), o->act = base + p;
+    for (int i = 0; i < NIB_ROPE_TABLES; i++) {
+        p = take(&at, NIB_FEW * (size_t)d->rope[i].n_rot * sizeof(float));
+        o->cs[i] = (float *)(base + p);
+    }
+    return at;
+}
+
+/* Where everything shared lies, from base on; returns the bytes. */
+static size_t shared_layout(nib_decoder *x, char *base, const nib_desc *d, int64_t max_tok) {
+    size_t at = 0, t = (size_t)max_tok * sizeof(float), p;
+    size_t hd = (size_t)d->n_head * (size_t)d->d, kd = (size_t)d->n_kv * (size_t)d->d;
+    size_t hv = (size_t)d->n_head * (size_t)d->dv, kv = (size_t)d->n_kv * (size_t)d->dv;
+    struct {
+        float **to;
+        size_t width;
+    } parts[] = {{&x->x, (size_t)d->n_embd},  {&x->xn, (size_t)d->n_embd}, {&x->q, hd}, {&x->k, kd},
+                 {&x->v, kv}, {&x->att, hv}, {&x->y, (size_t)d->n_embd}, {&x->y2, (size_t)d->n_embd},
+                 {&x->h, (size_t)d->n_ff}};
+    for (size_t i = 0; i < NIB_ARRAY_LEN(parts); i++) {
+        p = take(&at, t * parts[i].width);
+        *parts[i].to = (float *)(base + p);
+    }
+    for (int i = 0; i < NIB_ROPE_TABLES; i++) {
+        p = take(&at, t * (size_t)d->rope[i].n_rot);
+        x->cs[i] = (float *)(base + p);
+        p = take(&at, (size_t)d->rope[i].n_rot / 2 * sizeof(double));
+        x->rope[i].freq = (double *)(void *)(base + p);
+    }
+    p = take(&at, nib_act_bytes(max_tok, widest_input(d)));
+    x->act_memory = base + p;
+    return at;
+}
+
+static size_t ops_scratch(const nib_desc *d, int64_t max_tok) {
+    size_t a = nib_op_linear_scratch(max_tok, widest_input(d)), b = nib_op_attention_scratch(d->dv);
+    return NIB_ROUND_UP(NIB_MAX(a, b), 64);
+}
+
+void nib_decoder_measure(const nib_desc *d, int64_t max_tok, size_t *memory, size_t *scratch) {
+    nib_decoder x = {0};
+    own o;
+    *memory = shared_layout(&x, NULL, d, max_tok);
+    *scratch = ops_scratch(d, max_tok) + own_layout(&o, NULL, d);
+}
+
+size_t nib_decoder_page_bytes(const nib_desc *d, nib_kv_type kv) {
+    size_t k = nib_kv_head_bytes(kv, d->d), v = nib_kv_head_bytes(kv, d->dv);
+    return k && v ? (k + v) * (size_t)d->n_kv * (size_t)d->n_layer : 0;
+}
+
+/* ---- rotation ----
+ * YaRN (Peng et al. 2023): dimensions that turn often keep their frequency, those that turn less than once in the original
+ * context are interpolated, with a ramp between; scores get a temperature through mscale. */
+static double yarn_dim(double turns, const nib_rope_desc *p) {
+    return p->n_rot * log((double)p->n_ctx_orig / (turns * 2 * 3.14159265358979323846)) / (2 * log(p->base));
+}
+
+static void rope_init(nib_rope *r, const nib_rope_desc *p, int64_t n_ctx) {
+    r->kind = p->kind;
+    r->n_rot = p->n_rot;
+    double mscale = (double)p->attn_factor, low = 0, high = 0;
+    if (p->yarn) {
+        low = fmax(0, floor(yarn_dim((double)p->yarn_beta_fast, p)));
+        high = fmin(p->n_rot - 1, ceil(yarn_dim((double)p->yarn_beta_slow, p)));
+        if (p->yarn_ext != 0) mscale *= 1 + 0.1 * log(1 / p->scale);
+    }
+    r->mscale = (float)mscale;
+    const float *factors = p->factors_long && n_ctx > p->n_ctx_orig ? p->factors_long : p->factors;
+    double *freq = (double *)(uintptr_t)r->freq;
+    for (int i = 0; i < p->n_rot / 2; i++) {
+        double f = pow(p->base, -2.0 * i / p->n_rot);
+        if (factors) f /= (double)factors[i];
+        double mix = 0;
+        if (p->yarn) {
+            double y = (i - low) / fmax(0.001, high - low);
+            mix = (1 - fmin(1, fmax(0, y))) * (double)p->yarn_ext;
+        }
+        freq[i] = f * p->scale * (1 - mix) + f * mix;
+    }
+}
+
+nib_status nib_decoder_new(nib_decoder *out, const nib_desc *d, nib_kv_type kv, int64_t n_ctx, int64_t max_tok,
+                           nib_error *e) {
+    nib_decoder x = {.d = d, .kv = kv, .max_tok = max_tok};
+    x.k_bytes = nib_kv_head_bytes(kv, d->d);
+    x.v_bytes = nib_kv_head_bytes(kv, d->dv);
+    if (!x.k_bytes || !x.v_bytes)
+        return nib_fail(e, NIB_ERR_UNSUPPORTED,
+                        "a q8_0 cache needs heads whose width is a multiple of 32, not %d: use --kv f16", d->d);
+    x.layer_bytes = (x.k_bytes + x.v_bytes) * (size_t)d->n_kv;
+    nib_decoder_measure(d, max_tok, &x.memory_bytes, &x.scratch_bytes);
+    x.own_offset = ops_scratch(d, max_tok);
+    x.memory = nib_alloc_pages(x.memory_bytes);
+    if (!x.memory) return nib_fail_nomem(e, x.memory_bytes, "buffers");
+    shared_layout(&x, x.memory, d, max_tok);
+    for (int i = 0; i < NIB_ROPE_TABLES; i++)
+        if (d->rope[i].n_rot) rope_init(&x.rope[i], &d->rope[i], n_ctx);
+    *out = x;
+    return NIB_OK;
+}
+
+void nib_decoder_free(nib_decoder *x) {
+    nib_free_pages(x->memory, x->memory_bytes);
+    *x = (nib_decoder){0};
+}
+
+/* ---- the program ---- */
+
+typedef struct pass {
+    const nib_decoder *x;
+    const nib_batch *b;
+} pass;
+
+/* One worker's view of the pass. */
+typedef struct view {
+    nib_worker *w;
+    const nib_decoder *x;
+    const nib_desc *d;
+    const nib_batch *b;
+    nib_rows r;
+    bool few;
+    float *res, *norm; /* residual stream and a place for its normalised form: [T, E] */
+    const float *cs[NIB_ROPE_TABLES];
+    void *act_memory;
+} view;
+
+/* The input of matrices l[0..n): in [T, width], quantised when one of them wants it. Waits when tokens are shared out. */
+static nib_act input(view *p, const float *in, int64_t width, int n, const nib_linear *const *l) {
+    nib_act a;
+    nib_act_bind(&a, p->act_memory, p->b->n_tok, width);
+    a.x = in;
+    a.ldx = width;
+    bool q8 = false;
+    for (int i = 0; i < n; i++) q8 |= nib_linear_needs_q8(l[i]);
+    if (q8) nib_op_quantise(p->w, p->r, &a);
+    if (!p->few) nib_sync(p->w);
+    return a;
+}
+
+/* x += scale * norm(y) for this worker's tokens, then x = sum_norm(x) where a family has one. */
+static void add_residual(view *p, const float *y, const nib_norm *post, const nib_norm *sum_norm) {
+    const nib_desc *d = p->d;
+    int64_t from = p->r.t0 * d->n_embd, n = (p->r.t1 - p->r.t0) * d->n_embd;
+    if (post && post->w) {
+        nib_op_norm(p->w, p->r, d->norm, post, d->eps, y, p->norm, d->n_embd);
+        y = p->norm;
+    }
+    if (d->residual_scale == 1) p->w->k->add(p->res + from, y + from, n);
+    else p->w->k->add_scaled(p->res + from, y + from, d->residual_scale, n);
+    if (sum_norm && sum_norm->w)
+        nib_op_norm(p->w, p->r, d->norm, sum_norm, d->eps, p->res, p->res, d->n_embd);
+}
+
+static const float *normed(view *p, const nib_norm *n) {
+    if (!n->w) return p->res;
+    nib_op_norm(p->w, p->r, p->d->norm, n, p->d->eps, p->res, p->norm, p->d->n_embd);
+    return p->norm;
+}
+
+/* y [T, E] = attention over in */
+static void attention(view *p, int layer, const float *in) {
+    const nib_decoder *x = p->x;
+    const nib_desc *d = p->d;
+    const nib_layer *l = &d->layers[layer];
+    const nib_linear *const qkv[] = {&l->q, &l->k, &l->v}, *const o[] = {&l->o};
+    float *const to_qkv[] = {x->q, x->k, x->v}, *const to_y[] = {x->y};
+
+    nib_act a = input(p, in, d->n_embd, 3, qkv);
+    nib_op_linear(p->w, 3, qkv, &a, to_qkv);
+    nib_sync(p->w);
+    nib_attention job = {
+        .n_head = d->n_head, .n_kv = d->n_kv, .d = d->d, .dv = d->dv, .kv = x->kv,
+        .layer_offset = (size_t)layer * x->layer_bytes, .k_bytes = x->k_bytes, .v_bytes = x->v_bytes,
+        .scale = d->attn_scale, .softcap = d->attn_softcap, .window = l->window, .causal = d->causal,
+        .qk_kind = d->qk_norm, .q_norm = l->q_norm, .k_norm = l->k_norm, .qk_full = d->qk_full,
+        .q_norm_step = d->qk_per_head ? d->d : 0, .k_norm_step = d->qk_per_head ? d->d : 0, .eps = d->eps,
+    };
+    if (l->rope >= 0 && x->rope[l->rope].n_rot) {
+        job.rope = &x->rope[l->rope];
+        job.cs = p->cs[l->rope];
+    }
+    nib_op_attention(p->w, &job, p->b->runs, p->b->n_runs, p->b->n_tok, x->q, x->k, x->v, x->att);
+    nib_sync(p->w);
+    a = input(p, x->att, (int64_t)d->n_head * d->dv, 1, o);
+    nib_op_linear(p->w, 1, o, &a, to_y);
+    nib_sync(p->w);
+}
+
+/* y2 [T, E] = feed-forward over in */
+static void feed_forward(view *p, int layer, const float *in) {
+    const nib_decoder *x = p->x;
+    const nib_layer *l = &p->d->layers[layer];
+    const nib_linear *const first[] = {&l->up, &l->gate}, *const down[] = {&l->down};
+    float *const to_y2[] = {x->y2};
+    nib_act a = input(p, in, p->d->n_embd, 2, first);
+    nib_op_linear_act(p->w, l->gate.w.data ? &l->gate : NULL, &l->up, p->d->act, &a, x->h);
+    nib_sync(p->w);
+    a = input(p, x->h, p->d->n_ff, 1, down);
+    nib_op_linear(p->w, 1, down, &a, to_y2);
+    nib_sync(p->w);
+}
+
+static void layer(view *p, int i) {
+    const nib_desc *d = p->d;
+    const nib_layer *l = &d->layers[i];
+    const float *in = normed(p, &l->attn_norm);
+    attention(p, i, in);
+    if (!d->parallel) add_residual(p, p->x->y, &l->attn_post_norm, &l->attn_sum_norm);
+    /* side by side, without a norm of its own the feed-forward takes what attention took, which is still there */
+    if (!d->parallel || l->ffn_norm.w) in = normed(p, &l->ffn_norm);
+    feed_forward(p, i, in);
+    if (d->parallel) add_residual(p, p->x->y, NULL, NULL);
+    add_residual(p, p->x->y2, &l->ffn_post_norm, &l->ffn_sum_norm);
+}
+
+static void embed(view *p) {
+    const nib_desc *d = p->d;
+    nib_op_lookup(p->w, p->r, &d->tok_embd, p->b->ids, d->embd_scale, p->res);
+    for (int64_t t = p->r.t0; t < p->r.t1; t++) {
+        float *row = p->res + t * d->n_embd;
+        if (d->pos_embd.data) {
+            p->w->k->unpack_row(&d->pos_embd, p->b->pos[t], p->norm + t * d->n_embd);
+            p->w->k->add(row, p->norm + t * d->n_embd, d->n_embd);
+        }
+        if (d->type_embd) p->w->k->add(row, d->type_embd, d->n_embd);
+    }
+    if (d->embd_norm.w)
+        nib_op_norm(p->w, p->r, d->norm, &d->embd_norm, d->eps, p->res, p->res, d->n_embd);
+}
+
+/* The wanted tokens' hidden states and logits. From here on T is their number. */
+static void outputs(view *p) {
+    const nib_desc *d = p->d;
+    const nib_batch *b = p->b;
+    nib_worker *w = p->w;
+    if (!b->n_out) return;
+    if (!p->few) nib_sync(w); /* other workers' tokens */
+    nib_rows r = nib_op_rows(w, b->n_out);
+    bool few = b->n_out <= NIB_FEW;
+    own o;
+    own_layout(&o, (char *)w->scratch + p->x->own_offset, d);
+    /* with few outputs of many tokens each worker normalises into its own memory */
+    float *out = few ? o.xn : p->x->xn;
+    for (int64_t i = r.t0; i < r.t1; i++) {
+        const float *from = p->res + b->outputs[i] * d->n_embd;
+        float *to = out + i * d->n_embd;
+        if (d->out_norm.w && d->norm == NIB_NORM_RMS) w->k->rms_norm(from, d->out_norm.w, d->eps, d->n_embd, to);
+        else if (d->out_norm.w) w->k->layer_norm(from, d->out_norm.w, d->out_norm.b, d->eps, d->n_embd, to);
+        else memmove(to, from, (size_t)d->n_embd * sizeof *to);
+    }
+    if (!few) nib_sync(w);
+    if (b->hidden && w->tid == 0) memcpy(b->hidden, out, (size_t)(b->n_out * d->n_embd) * sizeof *out);
+    if (!b->logits) return;
+    nib_act a;
+    nib_act_bind(&a, few ? o.act : p->x->act_memory, b->n_out, d->n_embd);
+    a.x = out;
+    a.ldx = d->n_embd;
+    if (nib_linear_needs_q8(&d->head)) nib_op_quantise(w, r, &a);
+    if (!few) nib_sync(w);
+    const nib_linear *const head[] = {&d->head};
+    float *const to[] = {b->logits};
+    nib_op_linear(w, 1, head, &a, to);
+    if (d->logit_scale == 1 && d->final_softcap <= 0) return;
+    nib_sync(w);
+    int64_t v0, v1;
+    nib_share(w, d->n_vocab, &v0, &v1);
+    for (int64_t i = 0; i < b->n_out; i++) {
+        float *row = b->logits + i * d->n_vocab + v0;
+        if (d->logit_scale != 1) w->k->scale(row, d->logit_scale, v1 - v0);
+        if (d->final_softcap > 0) w->k->softcap(row, d->final_softcap, v1 - v0);
+    }
+}
+
+static void forward(nib_worker *w, void *arg) {
+    const pass *ps = arg;
+    const nib_decoder *x = ps->x;
+    const nib_desc *d = x->d;
+    view p = {.w = w, .x = x, .d = d, .b = ps->b, .few = ps->b->n_tok <= NIB_FEW};
+    own o;
+    own_layout(&o, (char *)w->scratch + x->own_offset, d);
+    p.r = nib_op_rows(w, p.b->n_tok);
+    p.res = p.few ? o.x : x->x;
+    p.norm = p.few ? o.xn : x->xn;
+    p.act_memory = p.few ? o.act : x->act_memory;
+    for (int i = 0; i < NIB_ROPE_TABLES; i++) {
+        float *cs = p.few ? o.cs[i] : x->cs[i];
+        p.cs[i] = cs;
+        if (x->rope[i].n_rot) nib_op_rope_table(p.r, &x->rope[i], p.b->pos, cs);
+    }
+    embed(&p);
+    for (int i = 0; i < d->n_layer; i++) layer(&p, i);
+    outputs(&p);
+}
+
+void nib_decoder_run(const nib_decoder *x, nib_backend *be, const nib_batch *b) {
+    pass ps = {x, b};
+    nib_backend_run(be, forward, &ps);
+}

@@ -1,0 +1,162 @@
+/* The CPU backend: threads, their scratch, phase counters, and packing of weights. */
+#include "backend/backend.h"
+
+/* A counter is used by one phase and reset half a turn of the ring later: threads are never that far apart. */
+enum { N_COUNTERS = 64 };
+
+struct nib_backend {
+    nib_counter counters[N_COUNTERS];
+    nib_pool *pool;
+    const nib_kernels *k;
+    int n;
+    void *scratch; /* n parts */
+    size_t scratch_each;
+    nib_program program;
+    void *arg;
+    uint64_t phase;
+};
+
+nib_status nib_backend_new(nib_backend **out, int n_threads, nib_error *e) {
+    if (n_threads == 0) {
+        nib_sysinfo si;
+        nib_sysinfo_read(&si);
+        n_threads = si.n_core;
+    }
+    nib_backend *be = nib_alloc_pages(sizeof *be);
+    if (!be) return nib_fail_nomem(e, sizeof *be, "the backend");
+    nib_status s = nib_pool_create(&be->pool, n_threads, e);
+    if (s != NIB_OK) {
+        nib_free_pages(be, sizeof *be);
+        return s;
+    }
+    be->n = n_threads;
+    be->k = nib_kernels_get();
+    *out = be;
+    return NIB_OK;
+}
+
+void nib_backend_free(nib_backend *be) {
+    if (!be) return;
+    nib_pool_free(be->pool);
+    nib_free_pages(be->scratch, be->scratch_each * (size_t)be->n);
+    nib_free_pages(be, sizeof *be);
+}
+
+int nib_backend_threads(const nib_backend *be) { return be->n; }
+
+nib_status nib_backend_reserve(nib_backend *be, size_t bytes, nib_error *e) {
+    if (bytes <= be->scratch_each) return NIB_OK;
+    size_t each = NIB_ROUND_UP(bytes, 4096), all;
+    if (!nib_mul_size(each, (size_t)be->n, &all)) return nib_fail_nomem(e, bytes, "scratch");
+    void *p = nib_alloc_pages(all);
+    if (!p) return nib_fail_nomem(e, all, "scratch");
+    nib_free_pages(be->scratch, be->scratch_each * (size_t)be->n);
+    be->scratch = p;
+    be->scratch_each = each;
+    return NIB_OK;
+}
+
+static void start(void *arg, int tid, int n) {
+    nib_backend *be = arg;
+    nib_worker w = {.be = be, .k = be->k, .tid = tid, .n = n, .phase = be->phase};
+    if (be->scratch) w.scratch = (char *)be->scratch + be->scratch_each * (size_t)tid;
+    be->program(&w, be->arg);
+    nib_sync(&w); /* nobody may still be reading be->phase when it changes */
+    if (tid == 0) be->phase = w.phase;
+}
+
+void nib_backend_run(nib_backend *be, nib_program program, void *arg) {
+    be->program = program;
+    be->arg = arg;
+    nib_pool_run(be->pool, start, be);
+}
+
+void nib_sync(nib_worker *w) { nib_pool_barrier(w->be->pool); }
+
+nib_counter *nib_phase(nib_worker *w) {
+    uint64_t p = w->phase++;
+    if (w->tid == 0)
+        atomic_store_explicit(&w->be->counters[(p + N_COUNTERS / 2) % N_COUNTERS].v, 0,
+                              memory_order_relaxed);
+    return &w->be->counters[p % N_COUNTERS];
+}
+
+/* ---- packing ---- */
+
+static nib_dtype packed_dtype(const nib_upload *u, bool f32) { return f32 ? NIB_F32 : u->mat->dtype; }
+
+size_t nib_upload_bytes(const nib_upload *u, bool f32) {
+    nib_dtype t = packed_dtype(u, f32);
+    if (!u->pack || !nib_mat_can_pack(t, u->mat->k)) return 0;
+    size_t n_panels = (size_t)((u->mat->n + NIB_PANEL - 1) / NIB_PANEL), bytes;
+    return nib_mul_size(n_panels, nib_mat_panel_bytes(t, u->mat->k), &bytes) ? bytes : SIZE_MAX;
+}
+
+typedef struct pack_job {
+    const nib_mat *raw;
+    nib_mat *packed;
+    bool convert; /* to floats first; scratch holds one panel's rows */
+} pack_job;
+
+static void pack_program(nib_worker *w, void *arg) {
+    const pack_job *j = arg;
+    const nib_dtype_info *info = nib_dtype_get(j->raw->dtype);
+    nib_counter *next = nib_phase(w);
+    int64_t n_panels = (j->raw->n + NIB_PANEL - 1) / NIB_PANEL;
+    enum { CHUNK = 8 };
+    for (int64_t p; (p = nib_counter_take(next, CHUNK)) < n_panels;) {
+        for (int64_t i = p; i < NIB_MIN(p + CHUNK, n_panels); i++) {
+            int64_t row = i * NIB_PANEL;
+            int n_rows = (int)NIB_MIN(j->raw->n - row, NIB_PANEL);
+            const uint8_t *rows = j->raw->data + (size_t)row * j->raw->stride;
+            uint8_t *panel = (uint8_t *)(uintptr_t)j->packed->data + (size_t)i * j->packed->stride;
+            if (j->convert) {
+                float *tmp = w->scratch;
+                for (int r = 0; r < n_rows; r++)
+                    info->to_f32(rows + (size_t)r * j->raw->stride, tmp + r * j->raw->k, j->raw->k);
+                w->k->pack(NIB_F32, tmp, (size_t)j->raw->k * 4, n_rows, j->raw->k, panel);
+            } else {
+                w->k->pack(j->raw->dtype, rows, j->raw->stride, n_rows, j->raw->k, panel);
+            }
+        }
+    }
+}
+
+static nib_status upload_one(nib_backend *be, nib_upload *u, bool f32, nib_error *e) {
+    u->own = NULL;
+    u->own_bytes = 0;
+    size_t bytes = nib_upload_bytes(u, f32);
+    if (!bytes) return NIB_OK;
+    nib_mat raw = *u->mat;
+    nib_dtype t = packed_dtype(u, f32);
+    bool convert = t != raw.dtype;
+    if (convert) NIB_TRY(nib_backend_reserve(be, (size_t)raw.k * NIB_PANEL * 4, e));
+    if (bytes == SIZE_MAX || !(u->own = nib_alloc_pages(bytes)))
+        return nib_fail_nomem(e, bytes, "weights");
+    u->own_bytes = bytes;
+    *u->mat = (nib_mat){t, true, raw.n, raw.k, u->own, nib_mat_panel_bytes(t, raw.k)};
+    pack_job job = {&raw, u->mat, convert};
+    nib_backend_run(be, pack_program, &job);
+    return NIB_OK;
+}
+
+nib_status nib_backend_upload(nib_backend *be, nib_upload *u, int64_t n, bool f32, nib_upload_fn done, void *arg,
+                              nib_error *e) {
+    nib_status s = NIB_OK;
+    int64_t i = 0;
+    for (; i < n && s == NIB_OK; i++) {
+        nib_mat raw = *u[i].mat;
+        s = upload_one(be, &u[i], f32, e);
+        if (s == NIB_OK && done && !done(arg, &u[i], raw.data, raw.stride * (size_t)raw.n))
+            s = nib_fail(e, NIB_ERR_CANCELLED, "loading was cancelled");
+    }
+    if (s != NIB_OK)
+        while (i-- > 0) nib_upload_free(&u[i]);
+    return s;
+}
+
+void nib_upload_free(nib_upload *u) {
+    nib_free_pages(u->own, u->own_bytes);
+    u->own = NULL;
+    u->own_bytes = 0;
+}

@@ -1,0 +1,361 @@
+/* Running a model: sequences, and forward passes over their new tokens.
+ *
+ * A call's tokens are cut into chunks of at most 'batch'; tokens of several sequences share a chunk. Everything a step
+ * needs was allocated when the engine was made; a decode step allocates nothing but, every 64th token, takes a page. */
+#include <math.h>
+#include "engine/internal.h"
+
+struct nib_seq {
+    nib_engine *en;
+    nib_seq *prev, *next;
+    nib_ids tokens;
+    uint8_t **pages;
+    int64_t n_pages;
+};
+
+struct nib_engine {
+    nib_model *m;
+    nib_backend *be;
+    nib_decoder dec;
+    nib_kv_pool pool;
+    nib_seq *seqs;
+    int64_t n_ctx, batch;
+    int n_seq;
+    const atomic_bool *cancel;
+    /* one pass */
+    int32_t *ids;
+    int64_t *pos, *outputs;
+    nib_run *runs;
+    int runs_cap;
+    float *logits; /* [logit_rows, V] */
+    int64_t logit_rows;
+    size_t logits_bytes;
+};
+
+static nib_status refuse_memory(const nib_model *m, const nib_engine_params *p, nib_error *e) {
+    nib_plan plan;
+    nib_engine_plan(m, p, &plan);
+    if (plan.fits) return NIB_OK;
+    char advice[160];
+    if (plan.ctx_fits > 0 && plan.ctx_fits_q8_0 > plan.ctx_fits)
+        snprintf(advice, sizeof advice, "--ctx %lld fits, or --ctx %lld with --kv q8_0", (long long)plan.ctx_fits,
+                 (long long)plan.ctx_fits_q8_0);
+    else if (plan.ctx_fits > 0)
+        snprintf(advice, sizeof advice, "--ctx %lld fits", (long long)plan.ctx_fits);
+    else if (plan.ctx_fits_q8_0 > 0)
+        snprintf(advice, sizeof advice, "--ctx %lld with --kv q8_0 fits", (long long)plan.ctx_fits_q8_0);
+    else
+        snprintf(advice, sizeof advice, "close other programs or use a smaller model");
+    return nib_fail(e, NIB_ERR_MEMORY_FIT,
+                    "a context of %lld tokens needs %.0f MB more (%.0f MB KV, %.0f MB buffers) but %.0f MB are free: %s",
+                    (long long)plan.n_ctx, (double)plan.total / 1e6, (double)plan.kv / 1e6,
+                    (double)plan.scratch / 1e6, (double)plan.available / 1e6, advice);
+}
+
+nib_status nib_engine_new(nib_engine **out, nib_model *m, const nib_engine_params *params, nib_error *e) {
+    nib_engine_params p = params ? *params : (nib_engine_params){0};
+    if (!m->desc.n_layer)
+        return nib_fail(e, NIB_ERR_ARGUMENT, "'%s' was opened without its weights", m->info.path);
+    if (p.n_ctx > (int64_t)1 << 24)
+        return nib_fail(e, NIB_ERR_LIMIT, "a context of %lld tokens is beyond what nib runs (16777216)",
+                        (long long)p.n_ctx);
+    if (m->desc.pos_embd.data && p.n_ctx > m->desc.pos_embd.n)
+        return nib_fail(e, NIB_ERR_LIMIT, "this model has %lld positions: a context of %lld is not possible",
+                        (long long)m->desc.pos_embd.n, (long long)p.n_ctx);
+    if (!nib_decoder_page_bytes(&m->desc, p.kv))
+        return nib_fail(e, NIB_ERR_UNSUPPORTED,
+                        "a q8_0 cache needs heads whose width is a multiple of 32, not %d: use --kv f16", m->desc.d);
+    if (!p.ignore_memory) NIB_TRY(refuse_memory(m, &p, e));
+    nib_engine *en = nib_calloc(1, sizeof *en);
+    if (!en) return nib_fail_nomem(e, sizeof *en, "the engine");
+    nib_status s;
+    en->m = nib_model_retain(m);
+    en->n_ctx = nib_resolve_ctx(m, &p);
+    en->batch = nib_resolve_batch(m, &p, en->n_ctx);
+    en->n_seq = NIB_MAX(p.n_seq, 1);
+    en->runs_cap = (int)NIB_MIN(en->batch, (int64_t)4096);
+    en->logit_rows = NIB_MAX((int64_t)NIB_LOGIT_ROWS, (int64_t)en->n_seq);
+    en->logits_bytes = (size_t)en->logit_rows * (size_t)m->desc.n_vocab * sizeof(float);
+    NIB_TRY_OUT(nib_backend_new(&en->be, p.n_threads, e));
+    NIB_TRY_OUT(nib_decoder_new(&en->dec, &m->desc, p.kv, en->n_ctx, en->batch, e));
+    NIB_TRY_OUT(nib_backend_reserve(en->be, en->dec.scratch_bytes, e));
+    int64_t pages = (en->n_ctx + NIB_PAGE - 1) / NIB_PAGE;
+    NIB_TRY_OUT(nib_kv_pool_init(&en->pool, nib_decoder_page_bytes(&m->desc, p.kv), pages * en->n_seq, e));
+    en->ids = nib_alloc((size_t)en->batch * sizeof *en->ids);
+    en->pos = nib_alloc((size_t)en->batch * sizeof *en->pos);
+    en->outputs = nib_alloc((size_t)en->batch * sizeof *en->outputs);
+    en->runs = nib_alloc((size_t)en->runs_cap * sizeof *en->runs);
+    en->logits = m->desc.head.w.data ? nib_alloc_pages(en->logits_bytes) : NULL;
+    if (!en->ids || !en->pos || !en->outputs || !en->runs || (m->desc.head.w.data && !en->logits)) {
+        s = nib_fail_nomem(e, en->logits_bytes, "the engine");
+        goto out;
+    }
+    *out = en;
+    return NIB_OK;
+out:
+    nib_engine_free(en);
+    return s;
+}
+
+void nib_engine_free(nib_engine *en) {
+    if (!en) return;
+    while (en->seqs) nib_seq_free(en->seqs);
+    nib_free(en->ids);
+    nib_free(en->pos);
+    nib_free(en->outputs);
+    nib_free(en->runs);
+    nib_free_pages(en->logits, en->logits_bytes);
+    nib_kv_pool_free(&en->pool);
+    nib_decoder_free(&en->dec);
+    nib_backend_free(en->be);
+    nib_model_release(en->m);
+    nib_free(en);
+}
+
+nib_model *nib_engine_model(const nib_engine *en) { return en->m; }
+int64_t nib_engine_n_ctx(const nib_engine *en) { return en->n_ctx; }
+int nib_engine_threads(const nib_engine *en) { return nib_backend_threads(en->be); }
+void nib_engine_set_cancel(nib_engine *en, const atomic_bool *flag) { en->cancel = flag; }
+
+/* ---- sequences ---- */
+
+nib_status nib_seq_new(nib_seq **out, nib_engine *en, nib_error *e) {
+    nib_seq *s = nib_calloc(1, sizeof *s);
+    size_t n = (size_t)((en->n_ctx + NIB_PAGE - 1) / NIB_PAGE);
+    if (s) s->pages = nib_calloc(n, sizeof *s->pages);
+    if (!s || !s->pages) {
+        nib_free(s);
+        return nib_fail_nomem(e, n * sizeof(void *), "a sequence");
+    }
+    s->en = en;
+    s->next = en->seqs;
+    if (s->next) s->next->prev = s;
+    en->seqs = s;
+    *out = s;
+    return NIB_OK;
+}
+
+void nib_seq_free(nib_seq *s) {
+    if (!s) return;
+    nib_seq_rewind(s, 0);
+    if (s->prev) s->prev->next = s->next;
+    else s->en->seqs = s->next;
+    if (s->next) s->next->prev = s->prev;
+    nib_ids_free(&s->tokens);
+    nib_free(s->pages);
+    nib_free(s);
+}
+
+int64_t nib_seq_len(const nib_seq *s) { return (int64_t)s->tokens.len; }
+const int32_t *nib_seq_tokens(const nib_seq *s) { return s->tokens.data; }
+
+void nib_seq_rewind(nib_seq *s, int64_t n_keep) {
+    if (n_keep < 0) n_keep = 0;
+    if (n_keep < (int64_t)s->tokens.len) s->tokens.len = (size_t)n_keep;
+    int64_t need = ((int64_t)s->tokens.len + NIB_PAGE - 1) / NIB_PAGE;
+    while (s->n_pages > need) nib_kv_page_give(&s->en->pool, s->pages[--s->n_pages]);
+}
+
+/* Room for n more tokens: pages, and the list of ids. The sequence's length does not change. */
+static nib_status grow(nib_seq *s, int64_t n, nib_error *e) {
+    nib_engine *en = s->en;
+    int64_t len = (int64_t)s->tokens.len;
+    if (n > en->n_ctx - len)
+        return nib_fail(e, NIB_ERR_CONTEXT, "the context is %lld tokens: %lld are in use and %lld more do not fit",
+                        (long long)en->n_ctx, (long long)len, (long long)n);
+    int64_t need = (len + n + NIB_PAGE - 1) / NIB_PAGE, had = s->n_pages;
+    while (s->n_pages < need) {
+        uint8_t *page = nib_kv_page_take(&en->pool);
+        if (!page) {
+            while (s->n_pages > had) nib_kv_page_give(&en->pool, s->pages[--s->n_pages]);
+            return nib_fail(e, NIB_ERR_CONTEXT, "the KV cache is full: all %d pages of %d tokens are in use",
+                            en->pool.n_pages, NIB_PAGE);
+        }
+        s->pages[s->n_pages++] = page;
+    }
+    return NIB_OK;
+}
+
+static nib_status check_ids(const nib_engine *en, const int32_t *ids, int64_t n, nib_error *e) {
+    for (int64_t i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= en->m->desc.n_vocab)
+            return nib_fail(e, NIB_ERR_ARGUMENT, "token id %d at position %lld is out of range: the vocabulary has %lld",
+                            ids[i], (long long)i, (long long)en->m->desc.n_vocab);
+    return NIB_OK;
+}
+
+static bool cancelled(const nib_engine *en) {
+    return en->cancel && atomic_load_explicit(en->cancel, memory_order_relaxed);
+}
+
+/* ---- passes ---- */
+
+/* The pass being put together. */
+typedef struct build {
+    nib_batch b;
+    int64_t n;
+} build;
+
+/* Adds ids to the pass as the next tokens of s. Pages were grown. */
+static void add_run(nib_engine *en, build *x, nib_seq *s, int64_t at, const int32_t *ids, int64_t n) {
+    en->runs[x->b.n_runs++] = (nib_run){x->n, n, at, s->pages};
+    for (int64_t i = 0; i < n; i++) {
+        en->ids[x->n] = ids[i];
+        en->pos[x->n++] = at + i;
+    }
+}
+
+static void run(nib_engine *en, build *x, float *hidden, bool logits) {
+    x->b.n_tok = x->n;
+    x->b.ids = en->ids;
+    x->b.pos = en->pos;
+    x->b.runs = en->runs;
+    x->b.outputs = en->outputs;
+    x->b.hidden = hidden;
+    x->b.logits = logits ? en->logits : NULL;
+    nib_decoder_run(&en->dec, en->be, &x->b);
+}
+
+static nib_status need_head(const nib_engine *en, nib_error *e) {
+    if (en->logits) return NIB_OK;
+    return nib_fail(e, NIB_ERR_UNSUPPORTED, "'%s' is an embedding model (%s): it has no logits; use nib embed",
+                    en->m->info.name, en->m->info.arch);
+}
+
+/* Prefill in chunks; when 'each' is given, logits of every token, NIB_LOGIT_ROWS at a time. */
+static nib_status eval(nib_seq *s, const int32_t *ids, int64_t n, const float **logits, nib_logits_fn each, void *arg,
+                       nib_error *e) {
+    nib_engine *en = s->en;
+    NIB_TRY(need_head(en, e));
+    NIB_TRY(check_ids(en, ids, n, e));
+    if (n <= 0) return nib_fail(e, NIB_ERR_ARGUMENT, "no tokens to evaluate");
+    NIB_TRY(grow(s, n, e));
+    int64_t step = each ? NIB_MIN(en->batch, en->logit_rows) : en->batch, start = (int64_t)s->tokens.len;
+    for (int64_t i = 0; i < n; i += step) {
+        int64_t m = NIB_MIN(step, n - i);
+        bool last = i + m == n;
+        if (cancelled(en)) {
+            nib_seq_rewind(s, (int64_t)s->tokens.len);
+            return nib_fail(e, NIB_ERR_CANCELLED, "interrupted after %lld of %lld tokens", (long long)i, (long long)n);
+        }
+        if (!nib_ids_append(&s->tokens, ids + i, (size_t)m)) {
+            s->tokens.failed = false;
+            nib_seq_rewind(s, start);
+            return nib_fail_nomem(e, (size_t)m * sizeof *ids, "tokens");
+        }
+        build x = {0};
+        add_run(en, &x, s, start + i, ids + i, m);
+        if (each) {
+            for (int64_t t = 0; t < m; t++) en->outputs[t] = t;
+            x.b.n_out = m;
+        } else if (last && logits) {
+            en->outputs[0] = m - 1;
+            x.b.n_out = 1;
+        }
+        run(en, &x, NULL, x.b.n_out > 0);
+        for (int64_t t = 0; each && t < m; t++) each(arg, i + t, en->logits + t * en->m->desc.n_vocab);
+    }
+    if (logits) *logits = en->logits;
+    return NIB_OK;
+}
+
+nib_status nib_seq_eval(nib_seq *s, const int32_t *ids, int64_t n, const float **logits, nib_error *e) {
+    return eval(s, ids, n, logits, NULL, NULL, e);
+}
+
+nib_status nib_seq_eval_all(nib_seq *s, const int32_t *ids, int64_t n, nib_logits_fn each, void *arg, nib_error *e) {
+    return eval(s, ids, n, NULL, each, arg, e);
+}
+
+nib_status nib_engine_step(nib_engine *en, nib_step *items, int n_items, nib_error *e) {
+    NIB_TRY(need_head(en, e));
+    int64_t total = 0;
+    for (int i = 0; i < n_items; i++) {
+        if (items[i].seq->en != en || items[i].n < 1)
+            return nib_fail(e, NIB_ERR_ARGUMENT, "step item %d is empty or of another engine", i);
+        NIB_TRY(check_ids(en, items[i].ids, items[i].n, e));
+        for (int j = 0; j < i; j++)
+            if (items[j].seq == items[i].seq)
+                return nib_fail(e, NIB_ERR_ARGUMENT, "step items %d and %d are the same sequence", j, i);
+        total += items[i].n;
+    }
+    if (n_items < 1 || n_items > en->logit_rows || total > en->batch)
+        return nib_fail(e, NIB_ERR_LIMIT, "a step of %d sequences, %lld tokens: expected 1 to %lld sequences, at most %lld tokens",
+                        n_items, (long long)total, (long long)en->logit_rows, (long long)en->batch);
+    if (cancelled(en)) return nib_fail(e, NIB_ERR_CANCELLED, "interrupted");
+    build x = {0};
+    int i = 0;
+    nib_status s = NIB_OK;
+    for (; i < n_items; i++) {
+        nib_step *it = &items[i];
+        int64_t at = (int64_t)it->seq->tokens.len;
+        NIB_TRY_OUT(grow(it->seq, it->n, e));
+        if (!nib_ids_append(&it->seq->tokens, it->ids, (size_t)it->n)) {
+            it->seq->tokens.failed = false;
+            s = nib_fail_nomem(e, (size_t)it->n * sizeof *it->ids, "tokens");
+            goto out;
+        }
+        add_run(en, &x, it->seq, at, it->ids, it->n);
+        en->outputs[i] = x.n - 1;
+    }
+    x.b.n_out = n_items;
+    run(en, &x, NULL, true);
+    for (i = 0; i < n_items; i++) items[i].logits = en->logits + i * en->m->desc.n_vocab;
+    return NIB_OK;
+out:
+    while (i-- > 0) nib_seq_rewind(items[i].seq, (int64_t)items[i].seq->tokens.len - items[i].n);
+    return s;
+}
+
+/* ---- embeddings ---- */
+
+static void normalise_row(float *v, int64_t n) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += (double)v[i] * (double)v[i];
+    float scale = sum > 0 ? (float)(1 / sqrt(sum)) : 0;
+    for (int64_t i = 0; i < n; i++) v[i] *= scale;
+}
+
+nib_status nib_engine_hidden(nib_engine *en, const int32_t *ids, int64_t n, float *out, nib_error *e) {
+    NIB_TRY(check_ids(en, ids, n, e));
+    if (n <= 0) return nib_fail(e, NIB_ERR_ARGUMENT, "no tokens to embed");
+    nib_seq *s;
+    NIB_TRY(nib_seq_new(&s, en, e));
+    nib_status st = grow(s, n, e);
+    int64_t width = en->m->desc.n_embd;
+    for (int64_t i = 0; st == NIB_OK && i < n; i += en->batch) {
+        if (cancelled(en)) {
+            st = nib_fail(e, NIB_ERR_CANCELLED, "interrupted after %lld of %lld tokens", (long long)i, (long long)n);
+            break;
+        }
+        build x = {0};
+        int64_t m = NIB_MIN(en->batch, n - i);
+        add_run(en, &x, s, i, ids + i, m);
+        for (int64_t t = 0; t < m; t++) en->outputs[t] = t;
+        x.b.n_out = m;
+        run(en, &x, out + i * width, false);
+    }
+    nib_seq_free(s);
+    return st;
+}
+
+nib_status nib_engine_embed(nib_engine *en, const int32_t *ids, int64_t n, bool normalise, float *out, nib_error *e) {
+    size_t width = (size_t)en->m->desc.n_embd, bytes;
+    if (n < 0 || !nib_mul_size((size_t)n * sizeof(float), width, &bytes))
+        return nib_fail(e, NIB_ERR_ARGUMENT, "%lld tokens are too many to embed", (long long)n);
+    float *hidden = nib_alloc(bytes);
+    if (!hidden) return nib_fail_nomem(e, bytes, "hidden states");
+    nib_status s = nib_engine_hidden(en, ids, n, hidden, e);
+    if (s == NIB_OK) {
+        const float *row = hidden + (en->m->pooling == NIB_POOL_LAST ? (size_t)(n - 1) * width : 0);
+        memcpy(out, row, width * sizeof *out);
+        if (en->m->pooling == NIB_POOL_MEAN) {
+            for (int64_t t = 1; t < n; t++)
+                for (size_t i = 0; i < width; i++) out[i] += hidden[(size_t)t * width + i];
+            for (size_t i = 0; i < width; i++) out[i] /= (float)n;
+        }
+        if (normalise) normalise_row(out, (int64_t)width);
+    }
+    nib_free(hidden);
+    return s;
+}
