@@ -1,0 +1,205 @@
+/* Byte-level BPE (GPT-2 and its many heirs): words of a pre-splitter, whose bytes are merged by
+ * rank.
+ *
+ * The vocabulary spells bytes in an alphabet of 256 printable characters: a byte that is a
+ * printable Latin-1 character is itself, the other 68 are U+0100 and up, in order. That spelling
+ * matters only at load: merges become pairs of ids and words are merged as bytes. A merge whose
+ * parts or result are no tokens can never be used and is left out. Source: Sennrich et al. 2016;
+ * Radford et al. 2019 (encoder.py for the alphabet). */
+#include "tokenizer/internal.h"
+
+typedef struct pair_slot {
+    int32_t left, right, id; /* left -1: free */
+    uint32_t rank;
+} pair_slot;
+
+typedef struct bpe {
+    const tok_family *family;
+    tok_presplit *presplit;
+    pair_slot *pairs;
+    size_t mask;
+    char spelling[256][3]; /* of a byte: 1 or 2 bytes of UTF-8, NUL-terminated */
+} bpe;
+
+static bool is_itself(int b) {
+    return (b > 32 && b < 127) || (b > 160 && b != 173);
+}
+
+static void spell_bytes(bpe *k) {
+    for (int b = 0, next = 256; b < 256; b++) {
+        char buf[4];
+        size_t n = nib_utf8_encode(is_itself(b) ? b : next++, buf);
+        memcpy(k->spelling[b], buf, n);
+        k->spelling[b][n] = 0;
+    }
+}
+
+/* A character outside the alphabet stands for itself. */
+static bool piece_of(nib_buf *out, nib_str text) {
+    static const uint8_t others[68] = {
+        0,   1,   2,   3,   4,   5,   6,   7,   8,   9,   10,  11,  12,  13,  14,  15,  16,
+        17,  18,  19,  20,  21,  22,  23,  24,  25,  26,  27,  28,  29,  30,  31,  32,  127,
+        128, 129, 130, 131, 132, 133, 134, 135, 136, 137, 138, 139, 140, 141, 142, 143, 144,
+        145, 146, 147, 148, 149, 150, 151, 152, 153, 154, 155, 156, 157, 158, 159, 160, 173};
+    for (size_t i = 0; i < text.n;) {
+        int32_t cp;
+        size_t n = nib_utf8_decode(text.p + i, text.n - i, &cp);
+        bool ok;
+        if (cp >= 256 && cp < 256 + 68)
+            ok = nib_buf_putc(out, (char)others[cp - 256]);
+        else if (cp >= 0 && cp < 256 && is_itself(cp))
+            ok = nib_buf_putc(out, (char)cp);
+        else
+            ok = nib_buf_put(out, text.p + i, n);
+        if (!ok) return false;
+        i += n;
+    }
+    return true;
+}
+
+static pair_slot *slot_for(const bpe *k, int32_t left, int32_t right) {
+    uint64_t h = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * 0x9e3779b97f4a7c15u;
+    size_t i = (h >> 32) & k->mask;
+    while (k->pairs[i].left >= 0 && (k->pairs[i].left != left || k->pairs[i].right != right))
+        i = (i + 1) & k->mask;
+    return &k->pairs[i];
+}
+
+static nib_status load_merges(nib_tokenizer *t, bpe *k, const nib_gguf *g, nib_error *e) {
+    const nib_gguf_kv *kv;
+    NIB_TRY(nib_gguf_arr(g, "tokenizer.ggml.merges", true, &kv, e));
+    if (kv->arr_n > INT32_MAX / 4)
+        return nib_fail(e, NIB_ERR_FORMAT, "tokenizer.ggml.merges has %lld entries",
+                        (long long)kv->arr_n);
+    size_t cap = 64, n_useless = 0;
+    while (cap < (size_t)kv->arr_n * 3 / 2) cap *= 2;
+    k->pairs = nib_alloc(cap * sizeof *k->pairs);
+    if (!k->pairs) return nib_fail_nomem(e, cap * sizeof *k->pairs, "the merges");
+    memset(k->pairs, 0xff, cap * sizeof *k->pairs);
+    k->mask = cap - 1;
+    nib_buf joined = {0};
+    nib_status s = NIB_OK;
+    for (int64_t i = 0; i < kv->arr_n; i++) {
+        nib_str m = kv->arr_str[i];
+        const char *space = m.n > 1 ? memchr(m.p + 1, ' ', m.n - 1) : NULL;
+        if (!space) {
+            s = nib_fail(e, NIB_ERR_FORMAT,
+                         "tokenizer.ggml.merges: entry %lld, '%.*s', is not two tokens "
+                         "separated by a space",
+                         (long long)i, (int)NIB_MIN(m.n, (size_t)60), m.p);
+            break;
+        }
+        size_t n_left = (size_t)(space - m.p);
+        nib_buf_clear(&joined);
+        if (!nib_buf_put(&joined, m.p, n_left) ||
+            !nib_buf_put(&joined, space + 1, m.n - n_left - 1)) {
+            s = nib_fail_nomem(e, m.n, "a merge");
+            break;
+        }
+        int32_t left = tok_find_plain(t, m.p, n_left);
+        int32_t right = tok_find_plain(t, space + 1, m.n - n_left - 1);
+        int32_t id = tok_find_plain(t, joined.data, joined.len);
+        if (left < 0 || right < 0 || id < 0) {
+            n_useless++;
+            continue;
+        }
+        pair_slot *p = slot_for(k, left, right);
+        if (p->left < 0) *p = (pair_slot){left, right, id, (uint32_t)i};
+    }
+    nib_buf_free(&joined);
+    if (n_useless)
+        nib_log(NIB_LOG_WARN,
+                "tokenizer.ggml.merges: %zu of %lld entries name no tokens and are left out",
+                n_useless, (long long)kv->arr_n);
+    return s;
+}
+
+/* Files older than tokenizer.ggml.pre, or written as "default" by converters that did not know
+ * better, go by their architecture. */
+static const tok_family *choose_family(const nib_tokenizer *t, const nib_gguf *g) {
+    nib_str name = nib_str_c(t->pre ? t->pre : ""), arch = {0};
+    const char *key = "tokenizer.ggml.pre";
+    if (!name.n || nib_str_eq_c(name, "default")) {
+        nib_error ignored;
+        if (nib_gguf_str(g, "general.architecture", &arch, &ignored) == NIB_OK) name = arch;
+        key = "no tokenizer.ggml.pre; general.architecture";
+    }
+    const tok_family *f = nib_tok_family(name);
+    if (f) return f;
+    nib_log(NIB_LOG_WARN,
+            "%s '%.*s' is not known: splitting text as GPT-2 does, which may differ from the "
+            "model's way",
+            key, (int)NIB_MIN(name.n, (size_t)60), name.p ? name.p : "");
+    return nib_tok_family(NIB_STR("gpt-2"));
+}
+
+static void fini(nib_tokenizer *t) {
+    bpe *k = t->own;
+    nib_tok_presplit_free(k->presplit);
+    nib_free(k->pairs);
+    nib_free(k);
+}
+
+static nib_status init(nib_tokenizer *t, const nib_gguf *g, nib_error *e) {
+    bpe *k = t->own = nib_calloc(1, sizeof *k);
+    if (!k) return nib_fail_nomem(e, sizeof *k, "a tokenizer");
+    k->family = choose_family(t, g);
+    t->info.add_bos = k->family->flags & TOK_ADD_BOS;
+    t->tidy_spaces = !(k->family->flags & TOK_KEEP_SPACES);
+    spell_bytes(k);
+    NIB_TRY(nib_tok_fill_pieces(t, piece_of, e));
+    for (int b = 0; b < 256; b++)
+        t->byte_id[b] = tok_find_plain(t, k->spelling[b], strlen(k->spelling[b]));
+    NIB_TRY(nib_tok_presplit_new(&k->presplit, k->family, e));
+    return load_merges(t, k, g, e);
+}
+
+static uint32_t pair_rank(const void *arg, const tok_sym *a, const tok_sym *b, int32_t *id) {
+    const pair_slot *p = slot_for(arg, a->id, b->id);
+    if (p->left < 0) return TOK_NO_PAIR;
+    *id = p->id;
+    return p->rank;
+}
+
+/* The token that is the whole word, or -1. */
+static int32_t find_word(const nib_tokenizer *t, const bpe *k, const char *p, size_t n) {
+    char text[256];
+    size_t len = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (len + 2 > sizeof text) return -1;
+        const char *s = k->spelling[(uint8_t)p[i]];
+        while (*s) text[len++] = *s++;
+    }
+    return tok_find_plain(t, text, len);
+}
+
+static nib_status encode_word(tok_call *c, const char *p, size_t n) {
+    const nib_tokenizer *t = c->t;
+    const bpe *k = t->own;
+    if (k->family->flags & TOK_WHOLE_WORDS) {
+        int32_t id = find_word(t, k, p, n);
+        if (id >= 0) return nib_tok_put(c, id);
+    }
+    c->merge.n_sym = 0;
+    for (size_t i = 0; i < n; i++) {
+        int32_t id = t->byte_id[(uint8_t)p[i]];
+        /* A byte without a token is left out, as the models' own tokenizers do. */
+        if (id >= 0 && !nib_tok_merge_push(&c->merge, (uint32_t)i, 1, id))
+            return nib_fail_nomem(c->e, n * sizeof(tok_sym), "a long word");
+    }
+    if (!c->merge.n_sym) return NIB_OK;
+    if (!nib_tok_merge_run(&c->merge, pair_rank, k))
+        return nib_fail_nomem(c->e, n * sizeof(tok_sym), "a long word");
+    for (int32_t i = 0; i >= 0; i = c->merge.sym[i].next)
+        NIB_TRY(nib_tok_put(c, c->merge.sym[i].id));
+    return NIB_OK;
+}
+
+static nib_status encode(tok_call *c, const char *p, size_t n, bool prefixed) {
+    (void)prefixed;
+    const bpe *k = c->t->own;
+    NIB_TRY(nib_tok_clean(c, &p, &n, k->family->flags & TOK_NFC));
+    return nib_tok_presplit_run(k->presplit, c, p, n, encode_word);
+}
+
+const tok_kind nib_tok_bpe = {"gpt2", "bpe", init, fini, encode};

@@ -1,0 +1,95 @@
+/* One call of nib_tokenize: special tokens cut the text into fragments, the kind encodes each
+ * fragment.
+ *
+ * Words repeat, so what a word became is remembered for the length of the call: a slot holds where
+ * the word stands in the text and where its ids stand in the output, and nothing is copied. The
+ * table is direct-mapped and as large as the text deserves, so a short text pays nothing and memory
+ * stays bounded. */
+#include "tokenizer/internal.h"
+
+enum { MAX_CACHED_BYTES = 48, MAX_WORDS = 1 << 14 };
+
+nib_status nib_tok_put(tok_call *c, int32_t id) {
+    if (id < 0 || nib_ids_push(c->out, id)) return NIB_OK;
+    return nib_fail(c->e, NIB_ERR_LIMIT, "the text has more tokens than fit: %zu so far",
+                    c->out->len);
+}
+
+nib_status nib_tok_cached_word(tok_call *c, const char *p, size_t n, tok_word_fn fn) {
+    if (n > MAX_CACHED_BYTES || !c->n_words) return fn(c, p, n);
+    uint64_t h = nib_hash(p, n, 0);
+    tok_word *w = &c->words[(h ^ h >> 32) & (c->n_words - 1)];
+    if (w->p && w->n == n && memcmp(w->p, p, n) == 0) {
+        int32_t ids[MAX_CACHED_BYTES]; /* at most one a byte */
+        memcpy(ids, c->out->data + w->at, w->n_ids * sizeof *ids);
+        if (nib_ids_append(c->out, ids, w->n_ids)) return NIB_OK;
+        return nib_tok_put(c, 0);
+    }
+    size_t at = c->out->len;
+    NIB_TRY(fn(c, p, n));
+    size_t n_ids = c->out->len - at;
+    if (n_ids <= MAX_CACHED_BYTES && at <= UINT32_MAX)
+        *w = (tok_word){p, (uint32_t)n, (uint32_t)at, (uint32_t)n_ids};
+    return NIB_OK;
+}
+
+static nib_status encode_fragments(tok_call *c, const char *p, size_t n, unsigned flags,
+                                   tok_hits *hits) {
+    const nib_tokenizer *t = c->t;
+    bool prefixed = !(flags & NIB_TOK_NO_PREFIX);
+    size_t at = 0;
+    while (at < n) {
+        while (hits->len && hits->data[hits->len - 1].at < at) hits->len--;
+        size_t end = hits->len ? hits->data[hits->len - 1].at : n;
+        if (end > at) {
+            NIB_TRY(t->kind->encode(c, p + at, end - at, prefixed));
+            prefixed = false;
+        }
+        at = end;
+        if (hits->len) {
+            int32_t id = hits->data[--hits->len].id;
+            NIB_TRY(nib_tok_put(c, id));
+            prefixed = true;
+            at += tok_string(&t->text, id).n;
+        }
+    }
+    return NIB_OK;
+}
+
+nib_status nib_tokenize(const nib_tokenizer *t, const char *text, size_t n, unsigned flags,
+                        nib_ids *out, nib_error *e) {
+    if (n > TOK_MAX_TEXT)
+        return nib_fail(e, NIB_ERR_LIMIT,
+                        "the text has %zu bytes; at most %d can be tokenised at once", n,
+                        TOK_MAX_TEXT);
+    tok_call c = {.out = out, .e = e, .t = t};
+    tok_hits hits = {0};
+    const size_t before = out->len;
+    nib_arena_init(&c.keep, 0);
+    nib_status s = NIB_OK;
+    if (n >= 256) {
+        c.n_words = 64;
+        while (c.n_words < MAX_WORDS && c.n_words < n / 8) c.n_words *= 2;
+        if (!(c.words = nib_calloc(c.n_words, sizeof *c.words))) {
+            s = nib_fail_nomem(e, c.n_words * sizeof *c.words, "a table of words");
+            goto out;
+        }
+    }
+    if (!nib_tok_special_find(t, text, n, flags & NIB_TOK_PARSE, &hits)) {
+        s = nib_fail_nomem(e, hits.cap * 2 * sizeof *hits.data, "the special tokens of a text");
+        goto out;
+    }
+    bool around = flags & NIB_TOK_SPECIAL;
+    if (around && t->info.add_bos) NIB_TRY_OUT(nib_tok_put(&c, t->info.bos));
+    NIB_TRY_OUT(encode_fragments(&c, text, n, flags, &hits));
+    if (around && t->info.add_eos) NIB_TRY_OUT(nib_tok_put(&c, t->info.eos));
+    if (around && t->add_sep) NIB_TRY_OUT(nib_tok_put(&c, t->info.sep));
+out:
+    if (s != NIB_OK) out->len = before;
+    nib_free(hits.data);
+    nib_free(c.words);
+    nib_tok_merge_free(&c.merge);
+    nib_tok_match_free(&c);
+    nib_arena_free(&c.keep);
+    return s;
+}
