@@ -68,11 +68,14 @@ size_t nib_kv_head_bytes(nib_kv_type t, int d); /* of K, and of V, of one head i
  * when softcap > 0 (cap * tanh(s / cap)). Output, unnormalised: m = largest score (-INFINITY when none is seen),
  * s = sum of exp(score - m), o = sum of exp(score - m) * v. Chunks start at multiples of NIB_ATTN_CHUNK always, and are
  * merged in ascending order with attn_merge: so a token's result is the same in prefill and decode. Order of sums:
- * a score over D by fmaf, ascending; s as rule 3 over the position's lane (pos % 16); o over positions, ascending. */
+ * a score over D by fmaf, ascending; s as rule 3 over the position's lane (pos % 16); o over positions, ascending.
+ * All types count as the floats they stand for (exact: a half float scale times 8 bits fits a float). A query that sees
+ * NaN gets NaN, never "empty". Of K whole tiles are read, of V only what is seen. */
 typedef struct nib_attn {
     nib_kv_type type;
     int d, dv;
-    const uint8_t *k[NIB_ATTN_PAGES], *v[NIB_ATTN_PAGES]; /* this head's part of each page; unused ones NULL */
+    /* this head's part of each page; NULL outside the first to the last position that any query sees */
+    const uint8_t *k[NIB_ATTN_PAGES], *v[NIB_ATTN_PAGES];
     int64_t pos0;
     int n_q;
     const float *const *q; /* [n_q] pointers to D floats */

@@ -1,0 +1,288 @@
+/* Attention of one chunk, on 16 lanes: each set includes lanes_<isa>.h, vecmath.h and then this,
+ * after defining ATTN_Q  how many queries a register block holds ATTN_W  how many vectors wide it
+ * is (K: tiles of 16 positions; V: 16 columns): ATTN_Q * ATTN_W sums in registers.
+ *
+ * The arithmetic is one recipe for every cache type: K and V are read as floats, which is exact for
+ * all of them (a half float scale times an 8-bit integer fits 24 bits), and multiplied with fmaf in
+ * the order kernels.h states. A query's numbers come from its own positions only, so neighbours and
+ * the shape of the batch do not matter.
+ *
+ * Queries go in groups of GROUP. Per group, K is unpacked to floats a few tiles at a time and V a
+ * few columns at a time, into buffers that stay in the first-level cache while the group's register
+ * blocks run over them. */
+#ifndef NIB_KERNELS_ATTN_BODY_H
+#define NIB_KERNELS_ATTN_BODY_H
+
+enum {
+    GROUP = 48,  /* queries that share an unpacked piece of K or V */
+    DEPTH = 128, /* of K's D columns at a time; wider heads continue the sums */
+    Q_ROW = DEPTH +
+            16, /* floats between packed queries: no power of two, or they would share cache sets */
+    SPAN = 128, /* positions of V at a time */
+    COLS = 16 * ATTN_W,
+    CHUNK = NIB_ATTN_CHUNK /* floats between rows of scores */
+};
+
+typedef struct span {
+    int lo, hi; /* positions within the chunk; empty when hi <= lo */
+} span;
+
+static span query_span(const nib_attn *a, int i) {
+    int64_t lo = a->lo[i] - a->pos0, hi = a->hi[i] - a->pos0;
+    return (span){(int)NIB_MIN(NIB_MAX(lo, 0), CHUNK), (int)NIB_MAX(NIB_MIN(hi, CHUNK), 0)};
+}
+
+/* The positions that any of n queries sees. */
+static span union_span(const span *s, int n) {
+    span u = {CHUNK, 0};
+    for (int i = 0; i < n; i++)
+        if (s[i].lo < s[i].hi) u = (span){NIB_MIN(u.lo, s[i].lo), NIB_MAX(u.hi, s[i].hi)};
+    return u;
+}
+
+/* The first n <= 16 of half floats or 8-bit integers; the others are 0. */
+static inline v16 load_f16_n(const uint8_t *p, int n) {
+    uint16_t h[16] = {0};
+    if (n >= 16) return v_load_f16(p);
+    memcpy(h, p, 2 * (size_t)n);
+    return v_load_f16(h);
+}
+static inline v16 load_f32_n(const uint8_t *p, int n) {
+    float f[16] = {0};
+    memcpy(f, p, 4 * (size_t)NIB_MIN(n, 16));
+    return v_load(f);
+}
+
+/* ---- K: [column][tile][16 positions] of ATTN_W tiles from tile 'tile' on, columns [d0, d0 + nd)
+ * ---- */
+
+static void unpack_k(const nib_attn *a, int tile, int d0, int nd, float *out) {
+    const size_t per_page = NIB_PAGE / 16;
+    for (int t = 0; t < ATTN_W; t++, out += 16) {
+        const uint8_t *page = a->k[(size_t)(tile + t) / per_page];
+        const size_t at = (size_t)(tile + t) % per_page;
+        switch (a->type) {
+        case NIB_KV_F16:
+            page += 32 * (at * (size_t)a->d + (size_t)d0);
+            for (int i = 0; i < nd; i++) v_store(out + i * COLS, v_load_f16(page + 32 * i));
+            break;
+        case NIB_KV_F32:
+            page += 64 * (at * (size_t)a->d + (size_t)d0);
+            for (int i = 0; i < nd; i++) memcpy(out + i * COLS, page + 64 * i, 64);
+            break;
+        case NIB_KV_Q8_0:
+            page += 544 * (at * (size_t)a->d + (size_t)d0) / 32;
+            for (int i = 0; i < nd; i += 32, page += 544) {
+                const v16 scale = v_load_f16(page);
+                for (int g = 0; g < 8; g++) {
+                    v16 q[4];
+                    v_load_i8_quads(page + 32 + 64 * g, q);
+                    for (int j = 0; j < 4; j++)
+                        v_store(out + (i + 4 * g + j) * COLS, v_mul(q[j], scale));
+                }
+            }
+        }
+    }
+}
+
+/* Scores of nq queries against ATTN_W tiles: goes on from the scores there unless 'fresh'. */
+static inline __attribute__((always_inline)) void
+score_block(int nq, const float *q, const float *k, int nd, bool fresh, float *scores) {
+    v16 sum[ATTN_Q][ATTN_W];
+    for (int i = 0; i < nq; i++)
+        for (int t = 0; t < ATTN_W; t++)
+            sum[i][t] = fresh ? v_set1(0) : v_load(scores + i * CHUNK + 16 * t);
+    for (int d = 0; d < nd; d++, k += COLS, q++) {
+        v16 row[ATTN_W];
+        for (int t = 0; t < ATTN_W; t++) row[t] = v_load(k + 16 * t);
+        for (int i = 0; i < nq; i++) {
+            const v16 x = v_set1(q[i * Q_ROW]);
+            for (int t = 0; t < ATTN_W; t++) sum[i][t] = v_fma(x, row[t], sum[i][t]);
+        }
+    }
+    for (int i = 0; i < nq; i++)
+        for (int t = 0; t < ATTN_W; t++) v_store(scores + i * CHUNK + 16 * t, sum[i][t]);
+}
+
+/* ---- V: [position][COLS] of columns [c0, c0 + nc), positions [lo, hi); missing columns are 0 ----
+ */
+
+static void unpack_v(const nib_attn *a, int c0, int nc, int lo, int hi, float *out) {
+    for (int p = lo; p < hi; p++, out += COLS) {
+        const uint8_t *page = a->v[p / NIB_PAGE];
+        const size_t at = (size_t)(p % NIB_PAGE) * (size_t)a->dv;
+        for (int c = 0; c < COLS; c += 16) {
+            const int n = nc - c;
+            const size_t from = at + (size_t)(c0 + c);
+            v16 v = v_set1(0);
+            if (n > 0) switch (a->type) {
+                case NIB_KV_F16: v = load_f16_n(page + 2 * from, n); break;
+                case NIB_KV_F32: v = load_f32_n(page + 4 * from, n); break;
+                case NIB_KV_Q8_0:
+                    /* from counts columns from the page's start: whole blocks of 32, then half a
+                     * block */
+                    v = v_load_i8(page + from / 32 * 34 + 2 + from % 32);
+                    v = v_mul(v, v_set1(nib_f16_to_f32(nib_load_u16(page + from / 32 * 34))));
+                }
+            v_store(out + c, v);
+        }
+    }
+}
+
+/* out [nq, COLS] += weights of n positions times V. */
+static inline __attribute__((always_inline)) void mix_block(int nq, const float *weights,
+                                                            const float *v, int n, float *out) {
+    v16 sum[ATTN_Q][ATTN_W];
+    for (int i = 0; i < nq; i++)
+        for (int t = 0; t < ATTN_W; t++) sum[i][t] = v_load(out + i * COLS + 16 * t);
+    for (int p = 0; p < n; p++, v += COLS, weights++) {
+        v16 row[ATTN_W];
+        for (int t = 0; t < ATTN_W; t++) row[t] = v_load(v + 16 * t);
+        for (int i = 0; i < nq; i++) {
+            const v16 x = v_set1(weights[i * CHUNK]);
+            for (int t = 0; t < ATTN_W; t++) sum[i][t] = v_fma(x, row[t], sum[i][t]);
+        }
+    }
+    for (int i = 0; i < nq; i++)
+        for (int t = 0; t < ATTN_W; t++) v_store(out + i * COLS + 16 * t, sum[i][t]);
+}
+
+/* ---- a group ---- */
+
+/* Turns one query's scores into weights exp(score - m); returns their sum. */
+static float softmax_row(float *x, span s, float softcap, float *m_out) {
+    const int t0 = s.lo & ~15, t1 = (s.hi + 15) & ~15;
+    if (softcap > 0) vec_softcap(x + t0, softcap, t1 - t0);
+    for (int i = t0; i < s.lo; i++) x[i] = -INFINITY;
+    for (int i = s.hi; i < t1; i++) x[i] = -INFINITY;
+    v16 top = v_set1(-INFINITY), sum = v_set1(0);
+    for (int i = t0; i < t1; i += 16) top = v_max(v_load(x + i), top);
+    float m = v_max_of(top);
+    if (m == -INFINITY)
+        m = NAN; /* something was seen, but nothing that can be weighed: not the same as empty */
+    const v16 vm = v_set1(m);
+    for (int i = t0; i < t1; i += 16) {
+        v16 e = v_exp(v_sub(v_load(x + i), vm));
+        sum = v_add(sum, e);
+        v_store(x + i, e);
+    }
+    *m_out = m;
+    return v_sum(sum);
+}
+
+typedef struct block {
+    int first, n;
+    span seen;
+} block;
+
+static void score(const block *b, const float *q, const float *k, int nd, bool fresh,
+                  float *scores) {
+    q += b->first * Q_ROW, scores += b->first * CHUNK;
+    switch (b->n) {
+#define X(N)                                                                                       \
+    case N: score_block(N, q, k, nd, fresh, scores); break;
+        ATTN_CASES(X)
+#undef X
+    }
+}
+
+static void mix(int first, int n, const float *weights, const float *v, int p0, int lo, int hi,
+                float *out) {
+    if (lo >= hi) return;
+    weights += first * CHUNK + lo, v += (lo - p0) * COLS, out += first * COLS;
+    switch (n) {
+#define X(N)                                                                                       \
+    case N: mix_block(N, weights, v, hi - lo, out); break;
+        ATTN_CASES(X)
+#undef X
+    }
+}
+
+/* Positions [p0, p1), unpacked at v: together those that all queries of the block see, one by one
+ * the others. */
+static void mix_span(const block *b, const span *s, const float *weights, const float *v, int p0,
+                     int p1, float *out) {
+    int lo = p0, hi = p1;
+    for (int i = b->first; i < b->first + b->n; i++)
+        lo = NIB_MAX(lo, s[i].lo), hi = NIB_MIN(hi, s[i].hi);
+    if (lo >= hi) lo = hi = p1;
+    for (int i = b->first; i < b->first + b->n; i++)
+        mix(i, 1, weights, v, p0, NIB_MAX(p0, s[i].lo), NIB_MIN(lo, s[i].hi), out);
+    mix(b->first, b->n, weights, v, p0, lo, hi, out);
+    for (int i = b->first; i < b->first + b->n; i++)
+        mix(i, 1, weights, v, p0, hi, NIB_MIN(p1, s[i].hi), out);
+}
+
+static void attn_group(const nib_attn *a, int q0, int n) {
+    _Alignas(64) float packed[GROUP * Q_ROW], piece[NIB_MAX(DEPTH, SPAN) * COLS], out[GROUP * COLS];
+    span s[GROUP];
+    block blocks[GROUP];
+    float *scores = a->scores + (size_t)q0 * CHUNK;
+    for (int i = 0; i < n; i++) s[i] = query_span(a, q0 + i);
+    const span all = union_span(s, n);
+
+    const int n_blocks = (n + ATTN_Q - 1) / ATTN_Q;
+    for (int j = 0, at = 0; j < n_blocks; j++) {
+        block *b = &blocks[j];
+        *b = (block){.first = at, .n = (n - at + n_blocks - j - 1) / (n_blocks - j)};
+        b->seen = union_span(s + at, b->n);
+        at += b->n;
+    }
+
+    for (int d0 = 0; d0 < a->d; d0 += DEPTH) {
+        const int nd = NIB_MIN(DEPTH, a->d - d0);
+        for (int i = 0; i < n; i++)
+            memcpy(packed + i * Q_ROW, a->q[q0 + i] + d0, (size_t)nd * sizeof *packed);
+        for (int p = all.lo / COLS * COLS; p < all.hi; p += COLS) {
+            unpack_k(a, p / 16, d0, nd, piece);
+            for (const block *b = blocks; b < blocks + n_blocks; b++)
+                if (b->seen.lo < p + COLS && p < b->seen.hi)
+                    score(b, packed, piece, nd, d0 == 0, scores + p);
+        }
+    }
+
+    for (int i = 0; i < n; i++) {
+        a->m[q0 + i] = -INFINITY;
+        a->s[q0 + i] = 0;
+        if (s[i].lo < s[i].hi)
+            a->s[q0 + i] = softmax_row(scores + i * CHUNK, s[i], a->softcap, &a->m[q0 + i]);
+    }
+
+    for (int c0 = 0; c0 < a->dv; c0 += COLS) {
+        const int nc = NIB_MIN(COLS, a->dv - c0);
+        memset(out, 0, (size_t)n * COLS * sizeof *out);
+        for (int p0 = all.lo; p0 < all.hi; p0 += SPAN) {
+            const int p1 = NIB_MIN(p0 + SPAN, all.hi);
+            unpack_v(a, c0, nc, p0, p1, piece);
+            for (const block *b = blocks; b < blocks + n_blocks; b++)
+                mix_span(b, s, scores, piece, p0, p1, out);
+        }
+        for (int i = 0; i < n; i++)
+            memcpy(a->o + (int64_t)(q0 + i) * a->dv + c0, out + i * COLS, (size_t)nc * sizeof *out);
+    }
+}
+
+static void vec_attn(const nib_attn *a) {
+    for (int q0 = 0; q0 < a->n_q; q0 += GROUP) attn_group(a, q0, NIB_MIN(GROUP, a->n_q - q0));
+}
+
+static void vec_all(nib_kernels *k) {
+    k->rms_norm = vec_rms_norm;
+    k->layer_norm = vec_layer_norm;
+    k->add = vec_add;
+    k->add_scaled = vec_add_scaled;
+    k->scale = vec_scale;
+    k->mul = vec_mul;
+    k->silu = vec_silu;
+    k->gelu_tanh = vec_gelu_tanh;
+    k->gelu_erf = vec_gelu_erf;
+    k->softcap = vec_softcap;
+    k->dot = vec_dot;
+    k->rope = vec_rope;
+    k->kv_store = vec_kv_store;
+    k->attn = vec_attn;
+    k->attn_merge = vec_attn_merge;
+    k->attn_finish = vec_attn_finish;
+    k->argmax = vec_argmax;
+}
+#endif
