@@ -91,14 +91,16 @@ static nib_status copy_value(nib_gguf_writer *w, nib_gguf_kv *kv, nib_error *e) 
     }
     if (kv->type != NIB_GGUF_ARR) return NIB_OK;
     size_t each = strings ? sizeof(nib_str) : gguf_type_bytes(kv->arr_type);
-    if (!each || kv->arr_n < 0 || !nib_mul_size((size_t)kv->arr_n, each, &bytes))
+    const void *from = strings ? (const void *)kv->arr_str : kv->arr_data;
+    if (!each || kv->arr_n < 0 || (kv->arr_n && !from) ||
+        !nib_mul_size((size_t)kv->arr_n, each, &bytes))
         return nib_fail(e, NIB_ERR_ARGUMENT,
                         "expected an array of numbers or strings, found %lld of type %s",
                         (long long)kv->arr_n, gguf_type_name(kv->arr_type));
     void *copy = nib_arena_alloc(&w->arena, bytes);
     if (!copy) goto nomem;
     if (!strings) {
-        if (bytes) memcpy(copy, kv->arr_data, bytes);
+        if (kv->arr_n) memcpy(copy, from, bytes);
         kv->arr_data = copy;
         return NIB_OK;
     }

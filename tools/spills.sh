@@ -1,0 +1,65 @@
+#!/bin/sh
+# spills.sh BUILD_DIR: fails when a hot kernel keeps vectors on the stack inside a loop.
+#
+# A matmul or attention kernel that runs out of registers still computes the right thing, only slowly, and nothing else
+# would tell. So its machine code is read: inside a loop (between a backward jump's target and the jump), an instruction
+# that touches a zmm or ymm register and memory at rsp or rbp is a spill. Which functions are hot: HOT, below; a kernel
+# file may allow itself some with a line "spills: FUNCTION N" in a comment that says why.
+set -u
+cd "$(dirname "$0")/.."
+HOT=${NIB_SPILLS_HOT:-'(matmul|mm_|attn|dot)'}
+
+objects=$(find "$1" -path '*src/kernels/x86_*.o' | sort)
+[ -n "$objects" ] || { echo "spills: no x86 kernels built here"; exit 0; }
+bad=0
+for o in $objects; do
+    src=src/kernels/$(basename "$o" .o)
+    allowed=$(sed -n 's/.*spills: \([a-z0-9_]*\) \([0-9]*\).*/\1=\2/p' "$src" 2>/dev/null | tr '\n' ' ')
+    objdump -d --no-show-raw-insn -M intel "$o" | awk -v hot="$HOT" -v file="$src" -v allowed="$allowed" '
+    function hex(s,    i, v) {
+        v = 0
+        for (i = 1; i <= length(s); i++) v = v * 16 + index("0123456789abcdef", substr(s, i, 1)) - 1
+        return v
+    }
+    function close_function(    i, k, n, inside) {
+        if (fn == "" || fn !~ hot) return
+        n_functions++
+        n = 0
+        for (i = 1; i <= n_spill; i++) {
+            inside = 0
+            for (k = 1; k <= n_jump && !inside; k++)
+                if (to[k] <= spill_at[i] && spill_at[i] <= from[k]) inside = 1
+            n += inside
+        }
+        if (n > limit[fn]) {
+            printf "%s: %s: expected at most %d stack accesses of vectors in loops, found %d\n", file, fn, limit[fn], n
+            failed = 1
+        }
+        total += n
+    }
+    BEGIN {
+        m = split(allowed, rows, " ")
+        for (i = 1; i <= m; i++) { split(rows[i], p, "="); limit[p[1]] = p[2] }
+    }
+    /^[0-9a-f]+ <.*>:$/ {
+        close_function()
+        fn = $2
+        gsub(/[<>:]/, "", fn)
+        sub(/\.(constprop|isra|part|cold).*/, "", fn)
+        n_spill = n_jump = 0
+        next
+    }
+    /^ *[0-9a-f]+:/ {
+        at = $1
+        sub(/:/, "", at)
+        at = hex(at)
+        if ($2 ~ /^j/ && $3 ~ /^[0-9a-f]+$/ && hex($3) <= at) { n_jump++; to[n_jump] = hex($3); from[n_jump] = at }
+        if (/[yz]mm[0-9]/ && /\[r[sb]p/) { n_spill++; spill_at[n_spill] = at }
+    }
+    END {
+        close_function()
+        printf "spills: %s: %d hot functions, %d stack accesses of vectors in loops\n", file, n_functions, total
+        exit failed
+    }' || bad=1
+done
+exit $bad
