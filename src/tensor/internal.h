@@ -39,4 +39,11 @@ static inline void k_scale_min(const uint8_t s[12], int j, int *scale, int *min)
         *min = s[j + 4] >> 4 | (s[j] >> 6) << 4;
     }
 }
+static inline void k_pack_scale_min(uint8_t s[12], const uint8_t scale[8], const uint8_t min[8]) {
+    for (int j = 0; j < 4; j++) {
+        s[j] = (uint8_t)(scale[j] | scale[j + 4] >> 4 << 6);
+        s[j + 4] = (uint8_t)(min[j] | min[j + 4] >> 4 << 6);
+        s[j + 8] = (uint8_t)((scale[j + 4] & 15) | (min[j + 4] & 15) << 4);
+    }
+}
 #endif

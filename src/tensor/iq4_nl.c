@@ -1,5 +1,6 @@
 /* IQ4_NL: 32 weights in 18 bytes: Q4_0 with sixteen unevenly spaced levels (nib_iq4_levels) in
  * place of q - 8. */
+#include "tensor/fit.h"
 #include "tensor/iq_tables.h"
 
 typedef struct block {
@@ -15,5 +16,23 @@ void nib_iq4_nl_decode(const void *src, float *dst, int64_t n) {
             dst[i] = d * (float)nib_iq4_levels[b->q[i] & 15];
             dst[i + 16] = d * (float)nib_iq4_levels[b->q[i] >> 4];
         }
+    }
+}
+
+void nib_iq4_nl_encode(const float *src, void *dst, int64_t n, const float *imatrix) {
+    const fit_levels levels = {.n = 16, .values = nib_iq4_levels};
+    const fit_ops *fit = nib_fit();
+    block *b = dst;
+    while (n > 0) {
+        uint8_t code[FIT_BLOCKS * 32];
+        uint16_t d[FIT_BLOCKS];
+        int n_blocks = (int)NIB_MIN(n / 32, FIT_BLOCKS);
+        fit->scale(&levels, 32, src, imatrix, n_blocks, d, code);
+        for (int k = 0; k < n_blocks; k++, b++) {
+            const uint8_t *c = code + 32 * k;
+            memcpy(b->d, &d[k], 2);
+            for (int i = 0; i < 16; i++) b->q[i] = (uint8_t)(c[i] | c[i + 16] << 4);
+        }
+        src += 32 * n_blocks, imatrix += imatrix ? 32 * n_blocks : 0, n -= 32 * n_blocks;
     }
 }

@@ -13,6 +13,9 @@ extern const uint8_t nib_iq3_xxs_levels[8], nib_iq3_s_levels[8];
 extern const uint16_t nib_iq1_grid[2048];
 /* 4-bit codes: IQ4_NL and IQ4_XS; MXFP4 and NVFP4 (twice the value, so that they are integers). */
 extern const int8_t nib_iq4_levels[16], nib_e2m1_levels[16];
+/* The E2M1 levels in ascending order with 0 twice, and the code of each. */
+extern const int8_t nib_e2m1_sorted[16];
+extern const uint8_t nib_e2m1_codes[16];
 
 /* Eight signs in seven bits: the eighth makes the number of minuses even. Bit j is weight j's. */
 static inline unsigned iq_even_signs(unsigned s7) {

@@ -1,6 +1,6 @@
 /* Q5_0: 32 weights in 22 bytes, w = d (q - 16) with q of 5 bits: low four as nibbles like Q4_0, the
  * fifth of weight i in bit i of a 32-bit word. */
-#include "tensor/internal.h"
+#include "tensor/fit.h"
 
 typedef struct block {
     uint8_t d[2]; /* f16 */
@@ -19,5 +19,26 @@ void nib_q5_0_decode(const void *src, float *dst, int64_t n) {
             dst[i] = (float)(q0 - 16) * d;
             dst[i + 16] = (float)(q1 - 16) * d;
         }
+    }
+}
+
+void nib_q5_0_encode(const float *src, void *dst, int64_t n, const float *imatrix) {
+    static const fit_levels levels = {.n = 32, .first = -16};
+    const fit_ops *fit = nib_fit();
+    block *b = dst;
+    while (n > 0) {
+        uint8_t code[FIT_BLOCKS * 32];
+        uint16_t d[FIT_BLOCKS];
+        int n_blocks = (int)NIB_MIN(n / 32, FIT_BLOCKS);
+        fit->scale(&levels, 32, src, imatrix, n_blocks, d, code);
+        for (int k = 0; k < n_blocks; k++, b++) {
+            const uint8_t *c = code + 32 * k;
+            memcpy(b->d, &d[k], 2);
+            uint32_t high = 0;
+            for (int i = 0; i < 32; i++) high |= (uint32_t)(c[i] >> 4) << i;
+            memcpy(b->high, &high, 4);
+            for (int i = 0; i < 16; i++) b->q[i] = (uint8_t)((c[i] & 15) | (c[i + 16] & 15) << 4);
+        }
+        src += 32 * n_blocks, imatrix += imatrix ? 32 * n_blocks : 0, n -= 32 * n_blocks;
     }
 }

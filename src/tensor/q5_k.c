@@ -1,6 +1,6 @@
 /* Q5_K: 256 weights in 176 bytes: Q4_K with a fifth bit of q, for weight i bit i / 32 of high[i %
  * 32]. The same three roundings. */
-#include "tensor/internal.h"
+#include "tensor/fit.h"
 
 typedef struct block {
     uint8_t d[2], dmin[2]; /* f16 */
@@ -23,5 +23,22 @@ void nib_q5_k_decode(const void *src, float *dst, int64_t n) {
                 dst[32 * g + i] = scale * (float)v - min;
             }
         }
+    }
+}
+
+void nib_q5_k_encode(const float *src, void *dst, int64_t n, const float *imatrix) {
+    const fit_ops *fit = nib_fit();
+    for (block *b = dst; n > 0; n -= 256, src += 256, imatrix += imatrix ? 256 : 0, b++) {
+        uint8_t code[256], s[8], m[8];
+        uint16_t d, dmin;
+        fit->super_affine(32, 32, 63, src, imatrix, &d, &dmin, s, m, code);
+        memcpy(b->d, &d, 2), memcpy(b->dmin, &dmin, 2);
+        k_pack_scale_min(b->scale, s, m);
+        for (int i = 0; i < 128; i++) {
+            const uint8_t *c = code + 64 * (i / 32) + i % 32;
+            b->q[i] = (uint8_t)((c[0] & 15) | (c[32] & 15) << 4);
+        }
+        memset(b->high, 0, sizeof b->high);
+        for (int i = 0; i < 256; i++) b->high[i % 32] |= (uint8_t)(code[i] >> 4 << i / 32);
     }
 }

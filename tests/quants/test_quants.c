@@ -1,13 +1,15 @@
-/* Number formats: every reference vector, and cases computed by hand that need no reference data.
+/* Number formats: every reference vector, both ways, and cases that stand without reference data.
  */
 #include <jansson.h>
 #include <math.h>
 #include "testlib.h"
-#include "tensor/tensor.h"
+#include "tensor/fit.h"
 
-static int order(float f) {
-    int32_t i = (int32_t)nib_f32_bits(f);
-    return i < 0 ? INT32_MIN - i : i;
+/* Distance in units of the last place. */
+static int64_t ulps(float a, float b) {
+    int32_t x = (int32_t)nib_f32_bits(a), y = (int32_t)nib_f32_bits(b);
+    int64_t i = x < 0 ? -(int64_t)(x & INT32_MAX) : x, j = y < 0 ? -(int64_t)(y & INT32_MAX) : y;
+    return i > j ? i - j : j - i;
 }
 
 static void read_file(nib_buf *b, const char *type, const char *ext) {
@@ -15,19 +17,24 @@ static void read_file(nib_buf *b, const char *type, const char *ext) {
     test_ok(nib_file_read(test_shared_path("golden/quants/%s.%s", type, ext), 1 << 20, b, &e), &e);
 }
 
-static void decode_matches_the_reference(void **state) {
-    (void)state;
+/* The reference vectors' types; NULL, after saying so, where there are none. */
+static json_t *reference_types(json_t **index) {
     if (!test_shared()) {
         test_skip("no reference data");
-        return;
+        return NULL;
     }
     nib_error e;
     nib_buf b = {0};
     test_ok(nib_file_read(test_shared_path("golden/quants/index.json"), 1 << 20, &b, &e), &e);
-    json_t *index;
-    test_ok(nib_json_parse(b.data, b.len, &index, &e), &e);
+    test_ok(nib_json_parse(b.data, b.len, index, &e), &e);
     nib_buf_free(&b);
-    json_t *types = json_object_get(index, "types"), *t;
+    return json_object_get(*index, "types");
+}
+
+static void decode_matches_the_reference(void **state) {
+    (void)state;
+    json_t *index, *types = reference_types(&index), *t;
+    if (!types) return;
     size_t i;
     int n_types = 0;
     long n_values = 0, n_ulp = 0, n_wrong = 0;
@@ -50,9 +57,8 @@ static void decode_matches_the_reference(void **state) {
         for (int64_t k = 0; k < n; k++) {
             float w;
             memcpy(&w, want.data + 4 * k, 4);
-            int d = abs(order(w) - order(got[k]));
-            n_ulp += d == 1;
-            if (d > 1 && n_wrong++ < 10)
+            n_ulp += ulps(w, got[k]) == 1;
+            if (ulps(w, got[k]) > 1 && n_wrong++ < 10)
                 print_message("%s[%ld]: want %.9g, got %.9g\n", name, (long)k, w, got[k]);
         }
         n_types++, n_values += n;
@@ -67,9 +73,57 @@ static void decode_matches_the_reference(void **state) {
     assert_true(n_types >= 27);
 }
 
+static double error_of(const nib_dtype_info *t, const void *blocks, const float *x, const float *w,
+                       int64_t n) {
+    float *y = nib_alloc((size_t)n * 4);
+    double sum = 0;
+    t->to_f32(blocks, y, n);
+    for (int64_t i = 0; i < n; i++)
+        sum += (w ? w[i] : 1) * ((double)x[i] - y[i]) * ((double)x[i] - y[i]);
+    nib_free(y);
+    return sum;
+}
+
+/* The squared error of each quantiser on the reference inputs, over that of the reference blocks.
+ */
+static void encode_is_no_worse_than_the_reference(void **state) {
+    (void)state;
+    json_t *index, *types = reference_types(&index), *t;
+    if (!types) return;
+    size_t i;
+    int n_types = 0, n_worse = 0;
+    nib_buf line = {0};
+    json_array_foreach(types, i, t) {
+        const char *name = json_string_value(json_object_get(t, "type"));
+        const nib_dtype_info *info =
+            nib_dtype_get((uint32_t)json_integer_value(json_object_get(t, "id")));
+        if (!info->from_f32) continue;
+        int64_t n = json_integer_value(json_object_get(t, "n_quantised"));
+        nib_buf blocks = {0}, src = {0};
+        read_file(&blocks, name, "blocks");
+        read_file(&src, name, "src.f32");
+        assert_int_equal(src.len, n * 4);
+        float *x = nib_alloc(src.len);
+        memcpy(x, src.data, src.len);
+        uint8_t *mine = nib_alloc(blocks.len);
+        info->from_f32(x, mine, n, NULL);
+        double r = error_of(info, mine, x, NULL, n) / error_of(info, blocks.data, x, NULL, n);
+        nib_buf_printf(&line, " %s %.3f", info->name, r);
+        n_types++, n_worse += !(r <= 1);
+        nib_free(x), nib_free(mine);
+        nib_buf_free(&blocks), nib_buf_free(&src);
+    }
+    json_decref(index);
+    print_message("quantisers: %d types, %d worse than the reference; error ratio:%s\n", n_types,
+                  n_worse, line.data);
+    nib_buf_free(&line);
+    assert_int_equal(n_worse, 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(decode_matches_the_reference),
+        cmocka_unit_test(encode_is_no_worse_than_the_reference),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
