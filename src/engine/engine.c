@@ -32,7 +32,7 @@ struct nib_engine {
     size_t logits_bytes;
 };
 
-static nib_status refuse_memory(const nib_model *m, const nib_engine_params *p, nib_error *e) {
+nib_status nib_engine_check(const nib_model *m, const nib_engine_params *p, nib_error *e) {
     nib_plan plan;
     nib_engine_plan(m, p, &plan);
     if (plan.fits) return NIB_OK;
@@ -46,15 +46,17 @@ static nib_status refuse_memory(const nib_model *m, const nib_engine_params *p, 
         snprintf(advice, sizeof advice, "--ctx %lld with --kv q8_0 fits", (long long)plan.ctx_fits_q8_0);
     else
         snprintf(advice, sizeof advice, "close other programs or use a smaller model");
+    char weights[48] = "";
+    if (plan.weights) snprintf(weights, sizeof weights, "%.0f MB weights, ", (double)plan.weights / 1e6);
     return nib_fail(e, NIB_ERR_MEMORY_FIT,
-                    "a context of %lld tokens needs %.0f MB more (%.0f MB KV, %.0f MB buffers) but %.0f MB are free: %s",
-                    (long long)plan.n_ctx, (double)plan.total / 1e6, (double)plan.kv / 1e6,
+                    "a context of %lld tokens needs %.0f MB (%s%.0f MB KV, %.0f MB buffers) but %.0f MB are free: %s",
+                    (long long)plan.n_ctx, (double)plan.total / 1e6, weights, (double)plan.kv / 1e6,
                     (double)plan.scratch / 1e6, (double)plan.available / 1e6, advice);
 }
 
 nib_status nib_engine_new(nib_engine **out, nib_model *m, const nib_engine_params *params, nib_error *e) {
     nib_engine_params p = params ? *params : (nib_engine_params){0};
-    if (!m->desc.n_layer)
+    if (!m->loaded)
         return nib_fail(e, NIB_ERR_ARGUMENT, "'%s' was opened without its weights", m->info.path);
     if (p.n_ctx > (int64_t)1 << 24)
         return nib_fail(e, NIB_ERR_LIMIT, "a context of %lld tokens is beyond what nib runs (16777216)",
@@ -65,7 +67,7 @@ nib_status nib_engine_new(nib_engine **out, nib_model *m, const nib_engine_param
     if (!nib_decoder_page_bytes(&m->desc, p.kv))
         return nib_fail(e, NIB_ERR_UNSUPPORTED,
                         "a q8_0 cache needs heads whose width is a multiple of 32, not %d: use --kv f16", m->desc.d);
-    if (!p.ignore_memory) NIB_TRY(refuse_memory(m, &p, e));
+    if (!p.ignore_memory) NIB_TRY(nib_engine_check(m, &p, e));
     nib_engine *en = nib_calloc(1, sizeof *en);
     if (!en) return nib_fail_nomem(e, sizeof *en, "the engine");
     nib_status s;

@@ -20,11 +20,14 @@ typedef struct nib_model_params {
     int n_threads;  /* for repacking; 0 = physical cores */
     bool f32;       /* dequantise all weights first: the float-activation reference */
     bool vocab_only; /* no weights: tokenizer and keys only; every call that needs weights then fails */
+    bool plan_only;  /* weights come later, with nib_model_load: until then the model can be described and planned for */
     /* Told as loading goes on, done of total bytes; return false to stop (NIB_ERR_CANCELLED). May be NULL. */
     bool (*progress)(void *arg, uint64_t done, uint64_t total);
     void *progress_arg;
 } nib_model_params;
 nib_status nib_model_open(nib_model **out, const char *path, const nib_model_params *p, nib_error *e);
+/* Brings the weights of a model opened with plan_only, by p's threads, f32 and progress; before anyone else has the model. */
+nib_status nib_model_load(nib_model *m, const nib_model_params *p, nib_error *e);
 nib_model *nib_model_retain(nib_model *m);
 void nib_model_release(nib_model *m);
 
@@ -62,13 +65,16 @@ enum { NIB_CTX_DEFAULT = 4096 };
 /* What a run needs, and what this machine has. */
 typedef struct nib_plan {
     int64_t n_ctx;
-    uint64_t weights, kv, scratch, total; /* bytes beyond what the process holds already */
+    uint64_t weights, kv, scratch, total; /* bytes beyond what the process holds: weights 0 once loaded */
     uint64_t available;
     bool fits;
     int64_t ctx_fits;      /* largest context that fits with this kv type; 0: none */
     int64_t ctx_fits_q8_0; /* the same with kv q8_0 */
 } nib_plan;
 void nib_engine_plan(const nib_model *m, const nib_engine_params *p, nib_plan *out);
+/* The plan as an answer: NIB_ERR_MEMORY_FIT, with the alternatives that fit, when it does not. Weights count while they are
+ * not loaded. */
+nib_status nib_engine_check(const nib_model *m, const nib_engine_params *p, nib_error *e);
 
 /* NIB_ERR_MEMORY_FIT names the alternatives that fit. The engine retains the model. */
 nib_status nib_engine_new(nib_engine **out, nib_model *m, const nib_engine_params *p, nib_error *e);

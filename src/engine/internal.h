@@ -12,6 +12,7 @@ struct nib_model {
     nib_desc desc;     /* n_layer 0 when only the vocabulary was read */
     nib_upload *uploads;
     int64_t n_uploads;
+    bool loaded; /* the weights are here */
     nib_model_info info;
     nib_pooling pooling;
 };

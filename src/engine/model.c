@@ -83,17 +83,18 @@ static bool loaded(void *arg, const nib_upload *u, const void *raw, size_t raw_b
     return !l->p->progress || l->p->progress(l->p->progress_arg, l->done, l->total);
 }
 
-static nib_status load_weights(nib_model *m, const nib_reader *r, const nib_model_params *p, nib_error *e) {
+nib_status nib_model_load(nib_model *m, const nib_model_params *params, nib_error *e) {
+    const nib_model_params none = {0}, *p = params ? params : &none;
+    if (m->loaded || !m->desc.n_layer) return NIB_OK;
     nib_backend *be;
     NIB_TRY(nib_backend_new(&be, p->n_threads, e));
     load l = {m, p, 0, 0};
-    for (int64_t i = 0; i < r->n_uploads; i++)
-        l.total += (uint64_t)r->uploads[i].mat->stride * (uint64_t)r->uploads[i].mat->n;
-    nib_status s = nib_backend_upload(be, r->uploads, r->n_uploads, p->f32, loaded, &l, e);
+    for (int64_t i = 0; i < m->n_uploads; i++)
+        l.total += (uint64_t)m->uploads[i].mat->stride * (uint64_t)m->uploads[i].mat->n;
+    nib_status s = nib_backend_upload(be, m->uploads, m->n_uploads, p->f32, loaded, &l, e);
     nib_backend_free(be);
     if (s != NIB_OK) return s;
-    m->uploads = r->uploads;
-    m->n_uploads = r->n_uploads;
+    m->loaded = true;
     if (m->desc.tied) m->desc.tok_embd = m->desc.head.w; /* one table, looked up and multiplied */
     return NIB_OK;
 }
@@ -131,7 +132,9 @@ nib_status nib_model_open(nib_model **out, const char *path, const nib_model_par
     }
     set_info(m);
     m->pooling = pooling_of(m);
-    if (weights) NIB_TRY_OUT(load_weights(m, &r, &p, e));
+    m->uploads = r.uploads;
+    m->n_uploads = r.n_uploads;
+    if (!p.plan_only) NIB_TRY_OUT(nib_model_load(m, &p, e));
     *out = m;
     return NIB_OK;
 out:

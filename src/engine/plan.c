@@ -20,11 +20,16 @@ static void needs(const nib_model *m, const nib_engine_params *p, nib_kv_type kv
     uint64_t threads = (uint64_t)(p->n_threads > 0 ? p->n_threads : si.n_core);
     uint64_t pages = ((uint64_t)n_ctx + NIB_PAGE - 1) / NIB_PAGE * (uint64_t)NIB_MAX(p->n_seq, 1);
     out->n_ctx = n_ctx;
-    out->weights = 0; /* loaded already */
+    out->weights = 0;
+    for (int64_t i = 0; i < m->n_uploads && !m->loaded; i++) {
+        const nib_upload *u = &m->uploads[i];
+        uint64_t own = nib_upload_bytes(u, false); /* else it stays in the file's mapping, which must be held too */
+        out->weights += own ? own : (uint64_t)u->mat->stride * (uint64_t)u->mat->n;
+    }
     out->kv = pages * page;
     out->scratch = memory + scratch * threads +
                    (uint64_t)NIB_LOGIT_ROWS * (uint64_t)m->desc.n_vocab * sizeof(float);
-    out->total = out->kv + out->scratch;
+    out->total = out->weights + out->kv + out->scratch;
 }
 
 /* The largest context, a multiple of 256, that fits what is available; 0 when not even 256 does. */
@@ -59,7 +64,6 @@ int64_t nib_resolve_ctx(const nib_model *m, const nib_engine_params *p) {
 void nib_engine_plan(const nib_model *m, const nib_engine_params *p, nib_plan *out) {
     uint64_t available = available_bytes();
     needs(m, p, p->kv, nib_resolve_ctx(m, p), out);
-    out->weights = m->info.weight_bytes;
     out->available = available;
     out->fits = out->total <= available;
     out->ctx_fits = largest(m, p, p->kv, available);
