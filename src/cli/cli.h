@@ -23,7 +23,7 @@ typedef struct nib_option nib_option;
 /* One row: an option, or (name NULL, group set) a further table under a heading. A table ends with
  * a zero row. */
 struct nib_option {
-    const char *name; /* long name, without dashes */
+    const char *name; /* long name, without leading dashes; '_' is typed as '-' */
     char letter;      /* short name, or 0 */
     const char *arg;  /* what the help calls its value; "a|b|c" also completes; NULL: a switch */
     nib_status (*set)(const nib_option *o, const char *value, nib_error *e);
@@ -50,9 +50,9 @@ nib_status nib_cli_usage(nib_cli *c, nib_error *e, const char *fmt, ...) NIB_PRI
 /* Usage error unless there are min..max operands; 'what' names them in the message. */
 nib_status nib_cli_operands(nib_cli *c, int min, int max, const char *what, nib_error *e);
 
-#define NIB_CMD(name, operands, summary, details, example)                                     \
+#define NIB_CMD(name, operands, summary, details, example)                                         \
     nib_status nib_cmd_##name(nib_cli *c, nib_error *e);                                           \
-    extern const nib_option nib_##name##_options[];
+    extern const nib_option nib_opts_##name[];
 #include "cli/commands.def"
 #undef NIB_CMD
 
@@ -79,6 +79,8 @@ typedef struct nib_option_walk {
     const char *heading; /* of the row just given; NULL: the command's own */
     int depth;
 } nib_option_walk;
+/* The long name as it is typed: '_' is '-'. In a small ring of static buffers. */
+const char *nib_option_name(const nib_option *o);
 void nib_options_start(nib_option_walk *w, const nib_option *table);
 const nib_option *nib_options_next(nib_option_walk *w); /* NULL at the end */
 
@@ -97,6 +99,21 @@ nib_status nib_parse_bytes(const char *what, const char *text, uint64_t *out, ni
 /* The index of text among the |-separated words of 'choices'. */
 nib_status nib_parse_choice(const char *what, const char *text, const char *choices, int *out,
                             nib_error *e);
+
+/* ---- input (input.c) ---- */
+
+/* The next line without its end; *end when there is none. The line is NUL-terminated and may hold
+ * NULs. */
+nib_status nib_read_line(FILE *f, nib_buf *line, bool *end, nib_error *e);
+/* A text: operands from..argc joined by spaces, or 'file', or standard input when that is no
+ * terminal. */
+nib_status nib_read_text(nib_cli *c, int from, const char *file, const char *what, nib_buf *out,
+                         nib_error *e);
+/* Whole numbers separated by white space or commas, perhaps in brackets. */
+nib_status nib_parse_ids(const char *text, size_t n, nib_ids *out, nib_error *e);
+nib_status nib_check_ids(const int32_t *ids, size_t n, int64_t n_vocab, nib_error *e);
+/* A JSON string of any bytes: invalid UTF-8 becomes U+FFFD. NULL when out of memory. */
+struct json_t *nib_json_text(const char *p, size_t n);
 
 /* ---- help (help.c), man page and completions (completion.c) ---- */
 void nib_help_all(FILE *f);
@@ -125,6 +142,7 @@ void nib_print_wrapped(FILE *f, const char *text, int indent, int at, int width)
 struct json_t;
 /* Prints v as one line of JSON (indented on a terminal) and releases it. v NULL: out of memory. */
 nib_status nib_print_json(struct json_t *v, nib_error *e);
+nib_status nib_print_json_line(struct json_t *v, nib_error *e); /* one line, always */
 /* "nib: warning: ..." on standard error. */
 void nib_warn(const char *fmt, ...) NIB_PRINTF(1, 2);
 #endif

@@ -1,7 +1,7 @@
 /* nib completion: completions for a shell, and the manual page. */
 #include "cli/cli.h"
 
-const nib_option nib_completion_options[] = {NIB_OPT_END};
+const nib_option nib_opts_completion[] = {NIB_OPT_END};
 
 nib_status nib_cmd_completion(nib_cli *c, nib_error *e) {
     NIB_TRY(nib_cli_operands(c, 1, 1, "a shell", e));

@@ -7,7 +7,7 @@
 #include "kernels/kernels.h"
 
 static bool as_json;
-const nib_option nib_doctor_options[] = {
+const nib_option nib_opts_doctor[] = {
     NIB_OPT_SWITCH("json", 0, &as_json, "print JSON"),
     NIB_OPT_END,
 };

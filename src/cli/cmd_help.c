@@ -1,7 +1,7 @@
 /* nib help: what a command does. */
 #include "cli/cli.h"
 
-const nib_option nib_help_options[] = {NIB_OPT_END};
+const nib_option nib_opts_help[] = {NIB_OPT_END};
 
 nib_status nib_cmd_help(nib_cli *c, nib_error *e) {
     NIB_TRY(nib_cli_operands(c, 0, 1, "a command", e));

@@ -44,7 +44,7 @@ static void bash(FILE *f) {
         for (const nib_option *o; (o = nib_options_next(&w));) {
             if (!is_choice(o->arg)) continue;
             fprintf(f, "%s        --%s) COMPREPLY=($(compgen -W '",
-                    any ? "" : "        case $prev in\n", o->name);
+                    any ? "" : "        case $prev in\n", nib_option_name(o));
             put_words(f, o->arg);
             fputs("' -- \"$cur\")); return ;;\n", f);
             any = true;
@@ -52,7 +52,8 @@ static void bash(FILE *f) {
         if (any) fputs("        esac\n", f);
         fputs("        if [[ $cur == -* ]]; then\n            COMPREPLY=($(compgen -W '--help", f);
         nib_options_start(&w, c->options);
-        for (const nib_option *o; (o = nib_options_next(&w));) fprintf(f, " --%s", o->name);
+        for (const nib_option *o; (o = nib_options_next(&w));)
+            fprintf(f, " --%s", nib_option_name(o));
         fputs("' -- \"$cur\")); return\n        fi\n", f);
         if (strcmp(c->name, "help") == 0) {
             fputs("        COMPREPLY=($(compgen -W '", f);
@@ -103,9 +104,9 @@ static void zsh(FILE *f) {
         for (const nib_option *o; (o = nib_options_next(&w));) {
             fprintf(f, " \\\n            ");
             if (o->letter)
-                fprintf(f, "'*'{-%c,--%s}'[", o->letter, o->name);
+                fprintf(f, "'*'{-%c,--%s}'[", o->letter, nib_option_name(o));
             else
-                fprintf(f, "'*--%s[", o->name);
+                fprintf(f, "'*--%s[", nib_option_name(o));
             put_zsh(f, o->help);
             fputc(']', f);
             if (o->arg) {
@@ -152,7 +153,7 @@ static void fish(FILE *f) {
         nib_options_start(&w, c->options);
         for (const nib_option *o; (o = nib_options_next(&w));) {
             fprintf(f, "complete -c nib -n '__fish_seen_subcommand_from %s' -l %s", c->name,
-                    o->name);
+                    nib_option_name(o));
             if (o->letter) fprintf(f, " -s %c", o->letter);
             if (o->arg) fputs(is_file(o->arg) ? " -r" : " -x", f);
             if (is_choice(o->arg)) {
@@ -220,7 +221,7 @@ static void man(FILE *f) {
             fputs(".TP\n", f);
             if (o->letter) fprintf(f, "\\fB\\-%c\\fR, ", o->letter);
             fputs("\\fB\\-\\-", f);
-            put_roff(f, o->name);
+            put_roff(f, nib_option_name(o));
             fputs("\\fR", f);
             if (o->arg) {
                 fputs(" \\fI", f);

@@ -28,8 +28,8 @@ static void print_option(FILE *f, const nib_option *o, int width) {
     char left[96];
     char letter[8] = "    ";
     if (o->letter) snprintf(letter, sizeof letter, "-%c, ", o->letter);
-    int n = snprintf(left, sizeof left, "  %s--%s%s%s", letter, o->name, o->arg ? " " : "",
-                     o->arg ? o->arg : "");
+    int n = snprintf(left, sizeof left, "  %s--%s%s%s", letter, nib_option_name(o),
+                     o->arg ? " " : "", o->arg ? o->arg : "");
     fprintf(f, "%s%s%s", st->cyan, left, st->reset);
     if (n + 2 > COLUMN)
         fprintf(f, "\n%*s", COLUMN, "");

@@ -11,8 +11,8 @@
 #include "cli/cli.h"
 
 const nib_command nib_commands[] = {
-#define NIB_CMD(name, operands, summary, details, example)                                     \
-    {#name, operands, summary, details, example, nib_##name##_options, nib_cmd_##name},
+#define NIB_CMD(name, operands, summary, details, example)                                         \
+    {#name, operands, summary, details, example, nib_opts_##name, nib_cmd_##name},
 #include "cli/commands.def"
 #undef NIB_CMD
 };

@@ -9,7 +9,21 @@
 #include <stdlib.h>
 #include "cli/cli.h"
 
-enum { MAX_OPTIONS = 128 };
+enum { MAX_OPTIONS = 128, MAX_NAME = 40 };
+
+static void dashes(char *name) {
+    for (; *name && *name != '='; name++)
+        if (*name == '_') *name = '-';
+}
+
+const char *nib_option_name(const nib_option *o) {
+    static char ring[8][MAX_NAME];
+    static int at;
+    char *out = ring[at++ & 7];
+    snprintf(out, MAX_NAME, "%s", o->name);
+    dashes(out);
+    return out;
+}
 
 void nib_options_start(nib_option_walk *w, const nib_option *table) {
     *w = (nib_option_walk){.at = {table}};
@@ -36,8 +50,9 @@ const nib_option *nib_options_next(nib_option_walk *w) {
 static nib_status unknown_option(nib_cli *c, const char *given, const nib_option *const *rows,
                                  size_t n, nib_error *e) {
     const char *names[MAX_OPTIONS + 1];
+    char spelled[MAX_OPTIONS][MAX_NAME];
     size_t n_names = 0;
-    for (size_t i = 0; i < n; i++) names[n_names++] = rows[i]->name;
+    for (size_t i = 0; i < n; i++) names[n_names++] = strcpy(spelled[i], nib_option_name(rows[i]));
     names[n_names++] = "help";
     const char *near = NULL;
     char word[64];
@@ -60,6 +75,7 @@ nib_status nib_options_parse(nib_cli *c, int argc, char **argv, bool *help, nib_
     const nib_option *rows[MAX_OPTIONS];
     struct option longs[MAX_OPTIONS + 2];
     char shorts[2 * MAX_OPTIONS + 4] = ":h";
+    char spelled[MAX_OPTIONS][MAX_NAME];
     size_t n = 0, n_shorts = 2;
     nib_option_walk w;
     nib_options_start(&w, c->command->options);
@@ -76,6 +92,17 @@ nib_status nib_options_parse(nib_cli *c, int argc, char **argv, bool *help, nib_
     longs[n] = (struct option){"help", no_argument, NULL, 'h'};
     longs[n + 1] = (struct option){0};
 
+    for (int i = 1; i < argc; i++) { /* --top_k is --top-k */
+        char word[MAX_NAME + 2];
+        snprintf(word, sizeof word, "%s", argv[i]);
+        dashes(word);
+        for (size_t k = 0; k < n; k++) {
+            size_t len = strlen(spelled[k]) + 2;
+            if (strncmp(word, "--", 2) == 0 && strncmp(word + 2, spelled[k], len - 2) == 0 &&
+                (argv[i][len] == '=' || argv[i][len] == 0))
+                memcpy(argv[i], word, len);
+        }
+    }
     optind = 1;
     opterr = 0;
     const char *name = c->command->name;

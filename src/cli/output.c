@@ -86,14 +86,20 @@ void nib_print_wrapped(FILE *f, const char *text, int indent, int at, int width)
     fputc('\n', f);
 }
 
-nib_status nib_print_json(json_t *v, nib_error *e) {
+static nib_status print_json(json_t *v, size_t form, nib_error *e) {
     if (!v) return nib_fail(e, NIB_ERR_NOMEM, "out of memory for JSON output");
-    size_t form = isatty(STDOUT_FILENO) ? JSON_INDENT(2) : 0;
     int bad = json_dumpf(v, stdout, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9) | form);
     json_decref(v);
     if (bad) return nib_fail(e, NIB_ERR_IO, "cannot write JSON to standard output");
     putchar('\n');
     return NIB_OK;
+}
+
+nib_status nib_print_json(json_t *v, nib_error *e) {
+    return print_json(v, isatty(STDOUT_FILENO) ? JSON_INDENT(2) : 0, e);
+}
+nib_status nib_print_json_line(json_t *v, nib_error *e) {
+    return print_json(v, 0, e);
 }
 
 void nib_warn(const char *fmt, ...) {

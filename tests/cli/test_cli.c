@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 #include "testcmd.h"
+#include "tinymodel.h"
 
 static void test_help(void **state) {
     (void)state;
@@ -119,11 +120,257 @@ static void test_stdout(void **state) {
     assert_int_equal(system(line), 0);
 }
 
+static const char *tiny(void) {
+    static const char *path;
+    if (!path)
+        path = test_tiny_model("tiny.gguf", &(test_tiny){.seed = 1, .chat_template = test_chatml});
+    return path;
+}
+static const char *embedder(void) {
+    static const char *path;
+    if (!path) path = test_tiny_model("embedder.gguf", &(test_tiny){.seed = 2, .embedder = true});
+    return path;
+}
+static const char *write_file(const char *name, const void *p, size_t n) {
+    static char path[256];
+    snprintf(path, sizeof path, "%s/%s", test_tmp(), name);
+    nib_error e;
+    test_ok(nib_file_write(path, p, n, &e), &e);
+    return path;
+}
+static nib_buf read_file(const char *path) {
+    nib_buf b = {0};
+    nib_error e;
+    test_ok(nib_file_read(path, 1 << 30, &b, &e), &e);
+    return b;
+}
+
+static void test_show(void **state) {
+    (void)state;
+    test_nib(NULL, "show %s", tiny());
+    test_status(0);
+    test_out_has("tiny llama");
+    test_out_has("llama: 2 layers, width 64, 2 heads of 32 (1 for keys and values)");
+    test_out_has(
+        "256 bytes a token in f16, 136 bytes in q8_0"); /* 2 layers, K and V, 32 halves; 34 bytes */
+    test_out_has("fits");
+    test_nib(NULL, "show %s --json", tiny());
+    test_status(0);
+    test_out_has("\"kv_bytes_per_token\": {\"f16\": 256, \"q8_0\": 136}");
+    test_out_has("\"f16_fits\": true");
+    test_nib(NULL, "show %s --template", tiny());
+    test_status(0);
+    assert_string_equal(ran.out.data, test_chatml);
+    test_nib(NULL, "show %s --tensors --keys", tiny());
+    test_status(0);
+    test_out_has("blk.1.ffn_down.weight");
+    test_out_has("llama.block_count = 2");
+    test_nib(NULL, "show %s --template", embedder());
+    test_failed(1, "no chat template");
+}
+
+static void test_tokens(void **state) {
+    (void)state;
+    test_nib(NULL, "tokenize %s 'the cat'", tiny());
+    test_status(0);
+    assert_int_equal(strncmp(ran.out.data, "1 ", 2), 0);
+    nib_buf ids = ran.out;
+    ran.out = (nib_buf){0};
+    test_nib("the cat", "tokenize %s", tiny()); /* from standard input */
+    assert_string_equal(ran.out.data, ids.data);
+    test_nib(NULL, "tokenize %s -f %s", tiny(), write_file("text", "the cat", 7));
+    assert_string_equal(ran.out.data, ids.data);
+    test_nib(ids.data, "detokenize %s", tiny());
+    test_status(0);
+    assert_string_equal(ran.out.data, " the cat\n");
+    test_nib(ids.data, "detokenize %s --special", tiny());
+    assert_string_equal(ran.out.data, "<s> the cat\n");
+    nib_buf_free(&ids);
+    test_nib(NULL, "tokenize %s --no-special --json a", tiny());
+    test_status(0);
+    test_out_has("{\"ids\": [");
+    /* control tokens in text are text, unless asked */
+    test_nib(NULL, "tokenize %s --no-special --parse-special '<|im_end|>'", tiny());
+    test_out_has("260");
+    test_nib(NULL, "tokenize %s --no-special '<|im_end|>'", tiny());
+    assert_null(strstr(ran.out.data, "260"));
+    test_nib("{\"text\": \"th\\u0000\", \"add_special\": true, \"parse_special\": false}\n\n"
+             "{\"hex\": \"ff\", \"add_special\": false, \"parse_special\": false}\n"
+             "{\"text\": \"<|im_end|>\", \"add_special\": false, \"parse_special\": true}",
+             "tokenize %s --jsonl", tiny());
+    test_status(0);
+    test_out_has("{\"ids\": [1, ");
+    test_out_has("\"detok\": \"<s> th\\u0000\"}\n");
+    test_out_has("258], \"detok_hex\": \""); /* the byte ff */
+    test_out_has("{\"ids\": [260], \"detok\": \"<|im_end|>\"}\n");
+    test_nib("{\"ids\": [1, 260]}\n", "detokenize %s --jsonl", tiny());
+    test_status(0);
+    assert_string_equal(ran.out.data, "{\"ids\": [1, 260], \"detok\": \"<s><|im_end|>\"}\n");
+    test_nib("{\"text\": 3}\n", "tokenize %s --jsonl", tiny());
+    test_failed(1, "line 1: expected an object with one of");
+    test_nib("{\"text\": \"a\"}\n{\n", "tokenize %s --jsonl", tiny());
+    test_failed(1, "line 2: JSON");
+    test_nib("{\"hex\": \"f\"}\n", "tokenize %s --jsonl", tiny());
+    test_failed(1, "pairs of hexadecimal digits");
+    test_nib(NULL, "detokenize %s 320", tiny());
+    test_failed(1, "token id 320 at place 0 is out of range");
+    test_nib(NULL, "detokenize %s -- -1", tiny());
+    test_failed(1, "token id: expected a whole number");
+    test_nib(NULL, "detokenize %s 1x", tiny());
+    test_failed(1, "found '1x'");
+    test_nib(NULL, "tokenize %s", tiny());
+    test_status(0); /* an empty standard input is an empty text */
+    test_nib(NULL, "tokenize");
+    test_failed(2, "MODEL is missing");
+    test_nib(NULL, "tokenize %s -f x y", tiny());
+    test_failed(2, "given twice");
+}
+
+/* Every tokenizer case of the reference data, through the command. */
+static void test_jsonl_reference(void **state) {
+    (void)state;
+    if (!test_shared()) test_skip("no reference data");
+    test_nib("{\"text\": \"Hello world\", \"add_special\": true, \"parse_special\": false}\n",
+             "tokenize %s --jsonl",
+             test_shared_path("conformance/tokenizers/llama-spm/vocab.gguf"));
+    test_status(0);
+    assert_string_equal(ran.out.data,
+                        "{\"ids\": [1, 15043, 3186], \"detok\": \"<s> Hello world\"}\n");
+}
+
+static void test_logits(void **state) {
+    (void)state;
+    char out[256];
+    const char *ids = write_file("ids", "[1, 270\n271,272]", 16);
+    snprintf(out, sizeof out, "%s/logits.f32", test_tmp());
+    test_nib(NULL, "logits %s --tokens %s --out %s", tiny(), ids, out);
+    test_status(0);
+    nib_buf first = read_file(out);
+    assert_int_equal(first.len, 4 * TEST_TINY_VOCAB * sizeof(float));
+    /* the same bits at one thread, in chunks of one */
+    test_nib(NULL, "logits %s --tokens %s --out %s --threads 1 --batch 1", tiny(), ids, out);
+    test_status(0);
+    nib_buf second = read_file(out);
+    assert_memory_equal(first.data, second.data, first.len);
+    nib_buf_free(&first);
+    nib_buf_free(&second);
+    test_nib(NULL, "logits %s --tokens %s", tiny(), ids);
+    test_failed(2, "--out is missing");
+    test_nib(NULL, "logits %s --tokens %s --out %s", tiny(), write_file("bad", "1 320", 5), out);
+    test_failed(1, "token id 320 at place 1 is out of range");
+    test_nib(NULL, "logits %s --tokens %s --out %s", tiny(), write_file("bad", "1 x", 3), out);
+    test_failed(1, "found 'x'");
+    test_nib(NULL, "logits %s --tokens %s --out %s", tiny(), write_file("bad", "", 0), out);
+    test_failed(1, "found none");
+    test_nib(NULL, "logits %s --tokens %s --out %s --ctx 2", tiny(), write_file("ids", "1 2 3", 5),
+             out);
+    test_failed(1, "context");
+    test_nib(NULL, "logits %s --tokens %s --out /nonexistent/x", tiny(), write_file("ids", "1", 1));
+    test_failed(1, "/nonexistent/x");
+}
+
+static void test_embed(void **state) {
+    (void)state;
+    test_nib(NULL, "embed %s 'the cat' 'a dog'", embedder());
+    test_status(0);
+    double sum = 0, x;
+    int n = 0, used;
+    const char *p = ran.out.data + 1;
+    for (; sscanf(p, "%lf%n", &x, &used) == 1; p += used + 1, n++) {
+        sum += x * x;
+        if (p[used] == ']') {
+            n++;
+            break;
+        }
+    }
+    assert_int_equal(n, 64);
+    assert_true(sum > 0.9999 && sum < 1.0001);
+    nib_buf two = ran.out;
+    ran.out = (nib_buf){0};
+    test_nib("the cat\na dog\n", "embed %s", embedder());
+    test_status(0);
+    assert_string_equal(ran.out.data, two.data);
+    nib_buf_free(&two);
+    test_nib("the cat\na dog\n", "embed %s -f - --format f32 --no-normalise", embedder());
+    test_status(0);
+    assert_int_equal(ran.out.len, 2 * 64 * sizeof(float));
+    test_nib(NULL, "embed %s 'the cat'", tiny()); /* decoders have hidden states too */
+    test_status(0);
+    test_nib(NULL, "embed %s -f /nonexistent", embedder());
+    test_failed(1, "cannot open '/nonexistent': No such file");
+    char *text = nib_alloc(20000);
+    memset(text, 'a', 19999);
+    for (int i = 0; i < 19999; i += 2) text[i] = ' ';
+    text[19999] = 0;
+    test_nib(text, "embed %s", embedder());
+    test_failed(1, "standard input, line 1: ");
+    nib_free(text);
+}
+
+/* Whatever is given as a model: one line that says what is wrong, exit status 1. */
+static void test_bad_models(void **state) {
+    (void)state;
+    static const char *const commands[] = {"show %s", "tokenize %s x", "detokenize %s 1",
+                                           "embed %s x"};
+    nib_buf good = read_file(tiny());
+    const struct {
+        const char *path, *says;
+    } bad[] = {
+        {"/nonexistent.gguf", "No such file"},
+        {"/tmp", "directory"},
+        {"/dev/null", "device"},
+        {strdup(write_file("text.gguf", "not a model at all, just text", 29)), "GGUF"},
+        {strdup(write_file("empty.gguf", "", 0)), "empty.gguf"},
+        {strdup(write_file("cut.gguf", good.data, 100)), "cut.gguf"},
+        {strdup(write_file("half.gguf", good.data, good.len / 2)), "half.gguf"},
+    };
+    for (size_t i = 0; i < NIB_ARRAY_LEN(bad); i++)
+        for (size_t k = 0; k < NIB_ARRAY_LEN(commands); k++) {
+            test_nib(NULL, commands[k], bad[i].path);
+            test_failed(1, bad[i].says);
+        }
+    for (size_t i = 3; i < NIB_ARRAY_LEN(bad); i++) free((void *)(uintptr_t)bad[i].path);
+    nib_buf_free(&good);
+    print_message("%zu bad models, %zu commands\n", NIB_ARRAY_LEN(bad), NIB_ARRAY_LEN(commands));
+}
+
+static void test_memory(void **state) {
+    (void)state;
+    /* 32 layers with 64 floats of K and V each: 16 million tokens are 131 GB */
+    const char *big =
+        test_tiny_model("big.gguf", &(test_tiny){.seed = 1, .n_layer = 32, .n_ctx = 16000000});
+    const char *ids = write_file("ids", "1 2", 3);
+    char out[256];
+    snprintf(out, sizeof out, "%s/logits.f32", test_tmp());
+    test_nib(NULL, "logits %s --tokens %s --out %s --ctx 16000000 --kv f32", big, ids, out);
+    test_failed(1, "a context of 16000000 tokens needs 131");
+    test_err_has("with --kv q8_0");
+    test_nib(NULL, "logits %s --tokens %s --out %s --ctx auto --kv q8_0", tiny(), ids, out);
+    test_status(0);
+    test_nib(NULL, "logits %s --tokens %s --out %s --min-free-mem 900T", tiny(), ids, out);
+    test_failed(1, "less than the 900 TB of --min-free-mem");
+    test_nib(NULL, "logits %s --tokens %s --out %s --min-free-mem 0", tiny(), ids, out);
+    test_status(0);
+    test_nib(NULL, "logits %s --tokens %s --out %s --min-free-mem much", tiny(), ids, out);
+    test_failed(2, "expected a size such as 800M");
+    test_nib(NULL, "logits %s --tokens %s --out %s --ctx many", tiny(), ids, out);
+    test_failed(2, "expected a number of tokens or auto");
+    test_nib(NULL, "logits %s --tokens %s --out %s --kv q4", tiny(), ids, out);
+    test_failed(2, "kv: expected f16|f32|q8_0, found 'q4'");
+    test_nib(NULL, "logits %s --tokens %s --out %s --threads 0", tiny(), ids, out);
+    test_failed(2, "threads: expected a whole number from 1 to 256");
+    test_nib(NULL, "logits %s --tokens %s --out %s --thread", tiny(), ids, out);
+    test_failed(2, "wants a value");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_help),   cmocka_unit_test(test_usage),
-        cmocka_unit_test(test_doctor), cmocka_unit_test(test_completion),
-        cmocka_unit_test(test_stdout),
+        cmocka_unit_test(test_help),       cmocka_unit_test(test_usage),
+        cmocka_unit_test(test_doctor),     cmocka_unit_test(test_completion),
+        cmocka_unit_test(test_stdout),     cmocka_unit_test(test_show),
+        cmocka_unit_test(test_tokens),     cmocka_unit_test(test_jsonl_reference),
+        cmocka_unit_test(test_logits),     cmocka_unit_test(test_embed),
+        cmocka_unit_test(test_bad_models), cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

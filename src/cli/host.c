@@ -1,0 +1,150 @@
+/* Opening a model for a command: options, progress, the memory plan, the watch, Ctrl-C. */
+#include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
+#include "cli/host.h"
+#include "cli/watch.h"
+
+static nib_engine_params params;
+static uint64_t min_free;
+static bool min_free_given, kv_given, f32;
+
+static nib_status set_ctx(const nib_option *o, const char *value, nib_error *e) {
+    if (strcmp(value, "auto") == 0) {
+        params.n_ctx = NIB_CTX_AUTO;
+        return NIB_OK;
+    }
+    if (nib_parse_int(o->name, value, 1, INT32_MAX, &params.n_ctx, NULL) != NIB_OK)
+        return nib_fail(e, NIB_ERR_ARGUMENT,
+                        "ctx: expected a number of tokens or auto, found '%.60s'", value);
+    return NIB_OK;
+}
+
+static nib_status set_kv(const nib_option *o, const char *value, nib_error *e) {
+    static const nib_kv_type types[] = {NIB_KV_F16, NIB_KV_F32, NIB_KV_Q8_0}; /* as in o->arg */
+    int i;
+    NIB_TRY(nib_parse_choice(o->name, value, o->arg, &i, e));
+    params.kv = types[i];
+    kv_given = true;
+    return NIB_OK;
+}
+
+static nib_status set_int(const nib_option *o, const char *value, nib_error *e) {
+    int64_t v;
+    NIB_TRY(nib_parse_int(o->name, value, o->min, o->max, &v, e));
+    *(int *)o->to = (int)v;
+    return NIB_OK;
+}
+
+static nib_status set_min_free(const nib_option *o, const char *value, nib_error *e) {
+    NIB_TRY(nib_parse_bytes(o->name, value, &min_free, e));
+    min_free_given = true;
+    return NIB_OK;
+}
+
+const nib_option nib_host_options[] = {
+    {"ctx", 'c', "N|auto", set_ctx, NULL, 0, 0,
+     "tokens the context holds; auto is the most that fits in memory (default: 4096, or the "
+     "model's own limit when less)",
+     NULL},
+    {"kv", 0, "f16|f32|q8_0", set_kv, NULL, 0, 0,
+     "format of the key/value cache (default: f16; q8_0 takes half)", NULL},
+    {"threads", 't', "N", set_int, &params.n_threads, 1, 256, "threads (default: physical cores)",
+     NULL},
+    {"batch", 'b', "N", set_int, &params.batch, 1, 8192,
+     "tokens of a prompt computed together (default: 512)", NULL},
+    {"min-free-mem", 0, "SIZE", set_min_free, NULL, 0, 0,
+     "stop when less memory than this stays free, such as 800M; 0 is never (default: 2 GB or 5 %, "
+     "whichever is less)",
+     NULL},
+    NIB_OPT_SWITCH("f32", 0, &f32,
+                   "expand the weights to 32-bit floats: slow and large, for comparing numbers"),
+    NIB_OPT_SWITCH("ignore-memory", 0, &params.ignore_memory,
+                   "start even when the plan says that memory does not suffice"),
+    NIB_OPT_END,
+};
+
+const nib_engine_params *nib_host_params(void) {
+    return &params;
+}
+void nib_host_default_kv(nib_kv_type t) {
+    if (!kv_given) params.kv = t;
+}
+
+/* ---- Ctrl-C ---- */
+
+atomic_bool nib_cancel;
+static atomic_int presses, ending;
+
+static void on_signal(int sig) {
+    if (atomic_fetch_add(&presses, 1) >= 2) _exit(128 + sig);
+    if (sig != SIGINT) atomic_store(&ending, sig);
+    atomic_store(&nib_cancel, true);
+}
+
+void nib_interrupt_catch(void) {
+    /* no SA_RESTART: a read at the prompt must return */
+    struct sigaction a = {.sa_handler = on_signal};
+    sigemptyset(&a.sa_mask);
+    sigaction(SIGINT, &a, NULL);
+    sigaction(SIGTERM, &a, NULL);
+    sigaction(SIGHUP, &a, NULL);
+}
+
+bool nib_interrupted(void) {
+    return atomic_load(&presses) > 0;
+}
+int nib_ending(void) {
+    return atomic_load(&ending);
+}
+
+void nib_interrupt_clear(void) {
+    if (nib_ending()) return;
+    atomic_store(&presses, 0);
+    if (!nib_watch_fired(NULL)) atomic_store(&nib_cancel, false);
+}
+
+nib_status nib_host_cancelled(nib_cli *c, nib_error *e) {
+    if (nib_watch_fired(e)) return NIB_ERR_MEMORY_FIT;
+    c->exit_code = 128 + (nib_ending() ? nib_ending() : SIGINT);
+    return nib_fail(e, NIB_ERR_CANCELLED, nib_ending() ? "ended by a signal" : "interrupted");
+}
+
+/* ---- opening ---- */
+
+static bool on_load(void *arg, uint64_t done, uint64_t total) {
+    nib_progress_show(arg, done, total);
+    return !atomic_load(&nib_cancel);
+}
+
+nib_status nib_host_open(nib_host *h, const char *path, nib_error *e) {
+    nib_host fresh = {0};
+    nib_progress bar;
+    nib_model_params mp = {.n_threads = params.n_threads, .f32 = f32, .plan_only = true};
+    nib_status s;
+    NIB_TRY_OUT(nib_model_open(&fresh.model, path, &mp, e));
+    if (!params.ignore_memory) NIB_TRY_OUT(nib_engine_check(fresh.model, &params, e));
+    nib_progress_start(&bar, "Loading", true);
+    mp.progress = on_load;
+    mp.progress_arg = &bar;
+    s = nib_model_load(fresh.model, &mp, e);
+    nib_progress_end(&bar);
+    if (s != NIB_OK) goto out;
+    NIB_TRY_OUT(nib_engine_new(&fresh.engine, fresh.model, &params, e));
+    nib_engine_set_cancel(fresh.engine, &nib_cancel);
+    nib_sysinfo m;
+    nib_sysinfo_read(&m);
+    NIB_TRY_OUT(nib_watch_start(&nib_cancel, min_free_given ? min_free : nib_watch_default(&m),
+                                min_free_given, e));
+    *h = fresh;
+    return NIB_OK;
+out:
+    nib_host_close(&fresh);
+    return s;
+}
+
+void nib_host_close(nib_host *h) {
+    nib_engine_free(h->engine);
+    nib_model_release(h->model);
+    *h = (nib_host){0};
+}
