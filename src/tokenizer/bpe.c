@@ -57,12 +57,43 @@ static bool piece_of(nib_buf *out, nib_str text) {
     return true;
 }
 
+static size_t pair_hash(int32_t left, int32_t right) {
+    return (size_t)(((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * 0x9e3779b97f4a7c15u >> 32);
+}
+
 static pair_slot *slot_for(const bpe *k, int32_t left, int32_t right) {
-    uint64_t h = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * 0x9e3779b97f4a7c15u;
-    size_t i = (h >> 32) & k->mask;
+    size_t i = pair_hash(left, right) & k->mask;
     while (k->pairs[i].left >= 0 && (k->pairs[i].left != left || k->pairs[i].right != right))
         i = (i + 1) & k->mask;
     return &k->pairs[i];
+}
+
+/* The token spelled as left and right together, or -1. Merges stand in the order of the tokens they
+ * make, so it is mostly the last one again or the one behind it, which needs no look-up. */
+static int32_t find_joined(const nib_tokenizer *t, int32_t last, nib_str left, nib_str right,
+                           nib_buf *join) {
+    for (int32_t id = NIB_MAX(last, 0); id <= last + 1 && id < t->info.n_vocab; id++) {
+        nib_str s = tok_string(&t->text, id);
+        if (s.n == left.n + right.n && memcmp(s.p, left.p, left.n) == 0 &&
+            memcmp(s.p + left.n, right.p, right.n) == 0 && tok_is_plain(t, id))
+            return id;
+    }
+    nib_buf_clear(join);
+    if (!nib_buf_put(join, left.p, left.n) || !nib_buf_put(join, right.p, right.n)) return -1;
+    return tok_find_plain(t, join->data, join->len);
+}
+
+static nib_status split_merge(const nib_gguf_kv *kv, int64_t i, nib_str half[2], nib_error *e) {
+    nib_str m = kv->arr_str[i];
+    const char *space = m.n > 1 ? memchr(m.p + 1, ' ', m.n - 1) : NULL;
+    if (!space)
+        return nib_fail(
+            e, NIB_ERR_FORMAT,
+            "tokenizer.ggml.merges: entry %lld, '%.*s', is not two tokens separated by a space",
+            (long long)i, (int)NIB_MIN(m.n, (size_t)60), m.p);
+    half[0] = (nib_str){m.p, (size_t)(space - m.p)};
+    half[1] = (nib_str){space + 1, m.n - half[0].n - 1};
+    return NIB_OK;
 }
 
 static nib_status load_merges(nib_tokenizer *t, bpe *k, const nib_gguf *g, nib_error *e) {
@@ -77,40 +108,36 @@ static nib_status load_merges(nib_tokenizer *t, bpe *k, const nib_gguf *g, nib_e
     if (!k->pairs) return nib_fail_nomem(e, cap * sizeof *k->pairs, "the merges");
     memset(k->pairs, 0xff, cap * sizeof *k->pairs);
     k->mask = cap - 1;
-    nib_buf joined = {0};
+    nib_buf join = {0};
     nib_status s = NIB_OK;
-    for (int64_t i = 0; i < kv->arr_n; i++) {
-        nib_str m = kv->arr_str[i];
-        const char *space = m.n > 1 ? memchr(m.p + 1, ' ', m.n - 1) : NULL;
-        if (!space) {
-            s = nib_fail(e, NIB_ERR_FORMAT,
-                         "tokenizer.ggml.merges: entry %lld, '%.*s', is not two tokens "
-                         "separated by a space",
-                         (long long)i, (int)NIB_MIN(m.n, (size_t)60), m.p);
-            break;
+    int32_t last = -1;
+    for (int64_t i = 0; i < kv->arr_n;) {
+        nib_str halves[TOK_BATCH];
+        int32_t ids[TOK_BATCH];
+        int64_t n = NIB_MIN(kv->arr_n - i, TOK_BATCH / 2);
+        for (int64_t j = 0; j < n; j++) NIB_TRY_OUT(split_merge(kv, i + j, halves + 2 * j, e));
+        nib_tok_find_batch(t, halves, ids, (size_t)n * 2);
+        for (int64_t j = 0; j < n; j++)
+            __builtin_prefetch(&k->pairs[pair_hash(ids[2 * j], ids[2 * j + 1]) & k->mask], 1);
+        for (int64_t j = 0; j < n; j++, i++) {
+            int32_t left = ids[2 * j], right = ids[2 * j + 1], id = -1;
+            if (left >= 0 && right >= 0 && tok_is_plain(t, left) && tok_is_plain(t, right))
+                id = find_joined(t, last, halves[2 * j], halves[2 * j + 1], &join);
+            if (id < 0) {
+                n_useless++;
+                continue;
+            }
+            last = id;
+            pair_slot *p = slot_for(k, left, right);
+            if (p->left < 0) *p = (pair_slot){left, right, id, (uint32_t)i};
         }
-        size_t n_left = (size_t)(space - m.p);
-        nib_buf_clear(&joined);
-        if (!nib_buf_put(&joined, m.p, n_left) ||
-            !nib_buf_put(&joined, space + 1, m.n - n_left - 1)) {
-            s = nib_fail_nomem(e, m.n, "a merge");
-            break;
-        }
-        int32_t left = tok_find_plain(t, m.p, n_left);
-        int32_t right = tok_find_plain(t, space + 1, m.n - n_left - 1);
-        int32_t id = tok_find_plain(t, joined.data, joined.len);
-        if (left < 0 || right < 0 || id < 0) {
-            n_useless++;
-            continue;
-        }
-        pair_slot *p = slot_for(k, left, right);
-        if (p->left < 0) *p = (pair_slot){left, right, id, (uint32_t)i};
     }
-    nib_buf_free(&joined);
     if (n_useless)
         nib_log(NIB_LOG_WARN,
                 "tokenizer.ggml.merges: %zu of %lld entries name no tokens and are left out",
                 n_useless, (long long)kv->arr_n);
+out:
+    nib_buf_free(&join);
     return s;
 }
 

@@ -66,7 +66,7 @@ typedef struct tok_sym {
     int32_t prev, next; /* -1: none */
     int32_t id;         /* -1: no token */
     int32_t merged; /* what it becomes with the next symbol, and how early: TOK_NO_PAIR = never */
-    uint32_t rank;
+    uint32_t rank, queued; /* queued: the rank under which merge.c has it in its heap */
 } tok_sym;
 #define TOK_NO_PAIR UINT32_MAX
 typedef struct tok_merge {
@@ -108,6 +108,10 @@ typedef struct tok_word {
     const char *p;         /* NULL: free */
     uint32_t n, at, n_ids; /* its ids stand at out->data[at] */
 } tok_word;
+typedef struct tok_cps {
+    int32_t *data;
+    size_t cap;
+} tok_cps;
 typedef struct tok_call {
     nib_ids *out;
     nib_error *e;
@@ -115,7 +119,8 @@ typedef struct tok_call {
     tok_word *words;
     size_t n_words; /* a power of two */
     tok_merge merge;
-    void *match; /* presplit.c's */
+    tok_cps cps, marks; /* scratch of normalize.c */
+    void *match;        /* presplit.c's */
     const struct nib_tokenizer *t;
 } tok_call;
 /* Encodes one word at most TOK_MAX_TEXT long. p stays valid until the call ends. */
@@ -133,10 +138,9 @@ nib_status nib_tok_put(tok_call *c, int32_t id); /* appends an id; ids < 0 are d
 /* *p, *n become valid UTF-8 in NFC (when nfc): the text itself when it is already, else a copy in
  * c->keep. */
 nib_status nib_tok_clean(tok_call *c, const char **p, size_t *n, bool nfc);
-/* The canonical decomposition (NFD when nfd, else as it is) of p[0..n) as code points in c->keep;
- * bytes that are not UTF-8 become U+FFFD. */
-nib_status nib_tok_decompose(tok_call *c, const char *p, size_t n, bool nfd, int32_t **cps,
-                             size_t *n_cps);
+/* c->cps gets the code points of p[0..n), canonically decomposed and ordered when nfd; bytes that
+ * are not UTF-8 become U+FFFD. */
+nib_status nib_tok_decompose(tok_call *c, const char *p, size_t n, bool nfd, size_t *n_cps);
 
 /* ---- kinds ---- */
 
@@ -158,6 +162,16 @@ typedef struct tok_strings {
     uint32_t *at;
 } tok_strings;
 
+/* Text -> id. The texts are the vocabulary's own, so a slot is only a hash and an id: a third of a
+ * nib_strmap, and this table's cache misses are most of what loading costs. */
+typedef struct tok_map {
+    struct tok_map_slot {
+        uint32_t hash;
+        int32_t id; /* -1: free */
+    } * slots;
+    uint32_t mask;
+} tok_map;
+
 struct nib_tokenizer {
     nib_tokenizer_info info;
     const tok_kind *kind;
@@ -166,7 +180,7 @@ struct nib_tokenizer {
     tok_strings piece;    /* the bytes it stands for */
     uint8_t *type;        /* nib_token_type */
     uint8_t *eog;         /* 1: ends a generation */
-    nib_strmap by_text;   /* every token with a text */
+    tok_map by_text;      /* every token with a text */
     int32_t byte_id[256]; /* the token of a single byte, or -1 */
     tok_special special;
     bool add_prefix;  /* SentencePiece's space in front */
@@ -186,13 +200,18 @@ typedef bool (*tok_piece_fn)(nib_buf *out, nib_str text);
 nib_status nib_tok_fill_pieces(nib_tokenizer *t, tok_piece_fn fn, nib_error *e);
 /* The byte a "<0x41>" stands for, or -1. */
 int nib_tok_byte_value(nib_str text);
-/* The id of an ordinary token spelled so (not control, unknown or byte), or -1. */
-static inline int32_t tok_find_plain(const nib_tokenizer *t, const char *p, size_t n) {
-    uint32_t id;
-    if (!nib_strmap_get(&t->by_text, (nib_str){p, n}, &id)) return -1;
+/* The ids of n <= TOK_BATCH texts, or -1: the cache misses of a batch overlap. */
+enum { TOK_BATCH = 64 };
+void nib_tok_find_batch(const nib_tokenizer *t, const nib_str *texts, int32_t *ids, size_t n);
+/* Whether a token may come out of ordinary text. */
+static inline bool tok_is_plain(const nib_tokenizer *t, int32_t id) {
     uint8_t type = t->type[id];
-    bool plain = type == NIB_TOKEN_NORMAL || type == NIB_TOKEN_USER || type == NIB_TOKEN_UNUSED;
-    return plain ? (int32_t)id : -1;
+    return type == NIB_TOKEN_NORMAL || type == NIB_TOKEN_USER || type == NIB_TOKEN_UNUSED;
+}
+/* The id of a plain token spelled so, or -1. */
+static inline int32_t tok_find_plain(const nib_tokenizer *t, const char *p, size_t n) {
+    int32_t id = nib_token_find(t, (nib_str){p, n});
+    return id >= 0 && tok_is_plain(t, id) ? id : -1;
 }
 
 nib_status nib_tok_special_init(nib_tokenizer *t, nib_error *e);

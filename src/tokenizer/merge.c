@@ -1,11 +1,13 @@
 /* Merging neighbours by rank: the loop at the heart of byte-pair encoding and of SentencePiece's
  * BPE.
  *
- * Symbols form a linked list; a heap holds one 64-bit number for each pair that may merge, rank
- * above, position below, so that the smallest is the next merge and equal ranks go left to right.
- * Entries of pairs that have changed since stay in the heap and are recognised when they come up:
- * the symbol's present rank is another. Each merge adds two entries at most, so a word of n symbols
- * costs O(n log n). The heap is 4-ary: half the levels, and the children share a cache line. */
+ * Symbols form a linked list. The next merge is the pair of the smallest (rank, position), and that
+ * pair is always a local minimum: no pair that overlaps it comes before it. So the heap holds only
+ * local minima, each as one 64-bit number, rank above, position below; a run of equal characters
+ * keeps a heap of one. A merge changes two pairs and may make local minima of those two and of the
+ * two beside them. Entries of pairs that have changed since stay in the heap and are recognised
+ * when they come up: the symbol's present rank is another. A word of n symbols costs O(n log n) at
+ * worst. The heap is 4-ary: half the levels, and the children share a cache line. */
 #include "tokenizer/internal.h"
 
 bool nib_tok_merge_push(tok_merge *m, uint32_t at, uint32_t n, int32_t id) {
@@ -16,8 +18,13 @@ bool nib_tok_merge_push(tok_merge *m, uint32_t at, uint32_t n, int32_t id) {
         m->sym = sym, m->cap_sym = cap;
     }
     int32_t i = (int32_t)m->n_sym++;
-    m->sym[i] =
-        (tok_sym){.at = at, .n = n, .prev = i - 1, .next = -1, .id = id, .rank = TOK_NO_PAIR};
+    m->sym[i] = (tok_sym){.at = at,
+                          .n = n,
+                          .prev = i - 1,
+                          .next = -1,
+                          .id = id,
+                          .rank = TOK_NO_PAIR,
+                          .queued = TOK_NO_PAIR};
     if (i) m->sym[i - 1].next = i;
     return true;
 }
@@ -31,8 +38,9 @@ static void sift_up(uint64_t *h, size_t i) {
     h[i] = v;
 }
 
-static void sift_down(uint64_t *h, size_t n, size_t i) {
-    uint64_t v = h[i];
+static void sift_down(uint64_t *h, size_t n) {
+    size_t i = 0;
+    uint64_t v = h[0];
     for (;;) {
         size_t child = i * 4 + 1, least = child;
         if (child >= n) break;
@@ -46,32 +54,44 @@ static void sift_down(uint64_t *h, size_t n, size_t i) {
     h[i] = v;
 }
 
-/* Looks at the pair (i, its next) anew. The heap has room: see nib_tok_merge_run. */
+/* Looks at the pair (i, its next) anew. */
 static void look(tok_merge *m, int32_t i, tok_pair_fn pair, const void *arg) {
     tok_sym *a = &m->sym[i];
     a->rank = a->next < 0 ? TOK_NO_PAIR : pair(arg, a, &m->sym[a->next], &a->merged);
-    if (a->rank == TOK_NO_PAIR) return;
-    m->heap[m->n_heap++] = (uint64_t)a->rank << 32 | (uint32_t)i;
+}
+
+/* Queues the pair at i if it is a local minimum that is not queued yet. */
+static bool offer(tok_merge *m, int32_t i) {
+    if (i < 0) return true;
+    tok_sym *a = &m->sym[i];
+    if (a->rank == TOK_NO_PAIR || a->queued == a->rank) return true;
+    if (a->prev >= 0 && m->sym[a->prev].rank <= a->rank) return true;
+    if (m->sym[a->next].rank < a->rank) return true;
+    if (m->n_heap == m->cap_heap) {
+        size_t cap = m->cap_heap ? m->cap_heap * 2 : 64;
+        uint64_t *heap = nib_realloc(m->heap, cap * sizeof *heap);
+        if (!heap) return false;
+        m->heap = heap, m->cap_heap = cap;
+    }
+    a->queued = a->rank;
+    m->heap[m->n_heap] = (uint64_t)a->rank << 32 | (uint32_t)i;
+    sift_up(m->heap, m->n_heap++);
+    return true;
 }
 
 bool nib_tok_merge_run(tok_merge *m, tok_pair_fn pair, const void *arg) {
-    /* n - 1 pairs at first; each of at most n - 1 merges takes one entry out and puts two in. */
-    size_t need = m->n_sym * 2 + 2;
-    if (need > m->cap_heap) {
-        uint64_t *heap = nib_realloc(m->heap, need * sizeof *heap);
-        if (!heap) return false;
-        m->heap = heap, m->cap_heap = need;
-    }
     m->n_heap = 0;
     for (size_t i = 0; i < m->n_sym; i++) look(m, (int32_t)i, pair, arg);
-    for (size_t i = m->n_heap / 4 + 1; i-- > 0;)
-        if (i < m->n_heap) sift_down(m->heap, m->n_heap, i);
+    for (size_t i = 0; i < m->n_sym; i++)
+        if (!offer(m, (int32_t)i)) return false;
     while (m->n_heap) {
         uint64_t top = m->heap[0];
         m->heap[0] = m->heap[--m->n_heap];
-        sift_down(m->heap, m->n_heap, 0);
+        sift_down(m->heap, m->n_heap);
+        __builtin_prefetch(&m->sym[(uint32_t)m->heap[0]]); /* most likely the next one */
         int32_t i = (int32_t)(uint32_t)top;
         tok_sym *a = &m->sym[i];
+        if (a->queued == (uint32_t)(top >> 32)) a->queued = TOK_NO_PAIR;
         if (a->rank != (uint32_t)(top >> 32)) continue;
         tok_sym *b = &m->sym[a->next];
         a->n += b->n;
@@ -80,12 +100,10 @@ bool nib_tok_merge_run(tok_merge *m, tok_pair_fn pair, const void *arg) {
         b->n = 0;
         b->rank = TOK_NO_PAIR;
         if (a->next >= 0) m->sym[a->next].prev = i;
-        for (int k = 0; k < 2; k++) {
-            size_t before = m->n_heap;
-            int32_t at = k ? a->prev : i;
-            if (at >= 0) look(m, at, pair, arg);
-            if (m->n_heap > before) sift_up(m->heap, before);
-        }
+        look(m, i, pair, arg);
+        if (a->prev >= 0) look(m, a->prev, pair, arg);
+        if (!offer(m, a->next) || !offer(m, i) || !offer(m, a->prev)) return false;
+        if (a->prev >= 0 && !offer(m, m->sym[a->prev].prev)) return false;
     }
     return true;
 }

@@ -89,6 +89,8 @@ out:
     nib_free(hits.data);
     nib_free(c.words);
     nib_tok_merge_free(&c.merge);
+    nib_free(c.cps.data);
+    nib_free(c.marks.data);
     nib_tok_match_free(&c);
     nib_arena_free(&c.keep);
     return s;

@@ -28,6 +28,18 @@ static nib_status find_kind(const nib_gguf *g, const tok_kind **out, nib_error *
         (int)NIB_MIN(model.n, (size_t)40), model.p);
 }
 
+/* The slot of a text, or the free one where it would go. */
+static struct tok_map_slot *map_slot(const nib_tokenizer *t, uint32_t hash, const char *p,
+                                     size_t n) {
+    for (uint32_t i = hash & t->by_text.mask;; i = (i + 1) & t->by_text.mask) {
+        struct tok_map_slot *s = &t->by_text.slots[i];
+        if (s->id < 0) return s;
+        if (s->hash != hash) continue;
+        nib_str have = tok_string(&t->text, s->id);
+        if (have.n == n && memcmp(have.p, p, n) == 0) return s;
+    }
+}
+
 static nib_status load_texts(nib_tokenizer *t, const nib_gguf *g, nib_error *e) {
     const nib_gguf_kv *kv;
     NIB_TRY(nib_gguf_arr(g, "tokenizer.ggml.tokens", true, &kv, e));
@@ -35,34 +47,37 @@ static nib_status load_texts(nib_tokenizer *t, const nib_gguf *g, nib_error *e) 
         return nib_fail(e, NIB_ERR_FORMAT,
                         "tokenizer.ggml.tokens has %lld entries: expected 1 to %d",
                         (long long)kv->arr_n, INT32_MAX / 4);
-    size_t n = (size_t)kv->arr_n, bytes = 0;
+    size_t n = (size_t)kv->arr_n, bytes = 0, cap = 64;
     for (size_t i = 0; i < n; i++) {
         if (kv->arr_str[i].n > INT32_MAX - bytes)
             return nib_fail(e, NIB_ERR_LIMIT, "tokenizer.ggml.tokens is larger than 2 GiB");
         bytes += kv->arr_str[i].n;
     }
+    while (cap < n * 3 / 2) cap *= 2;
     t->info.n_vocab = (int32_t)n;
     t->text.data = nib_alloc(bytes);
     t->text.at = nib_alloc((n + 1) * sizeof *t->text.at);
     t->type = nib_alloc(n);
     t->eog = nib_calloc(n, 1);
-    if (!t->text.data || !t->text.at || !t->type || !t->eog || !nib_strmap_reserve(&t->by_text, n))
-        return nib_fail_nomem(e, bytes + n * 32, "the vocabulary");
+    t->by_text.slots = nib_alloc(cap * sizeof *t->by_text.slots);
+    if (!t->text.data || !t->text.at || !t->type || !t->eog || !t->by_text.slots)
+        return nib_fail_nomem(e, bytes + n * 16, "the vocabulary");
+    memset(t->by_text.slots, 0xff, cap * sizeof *t->by_text.slots);
+    t->by_text.mask = (uint32_t)cap - 1;
     size_t at = 0;
     for (size_t i = 0; i < n; i++) {
         nib_str s = kv->arr_str[i];
         t->text.at[i] = (uint32_t)at;
-        if (s.n) memcpy(t->text.data + at, s.p, s.n);
-        nib_str own = {t->text.data + at, s.n};
-        at += s.n;
-        size_t known = t->by_text.len;
         if (!s.n) continue; /* several empty entries are harmless: no text finds them */
-        if (!nib_strmap_set(&t->by_text, own, (uint32_t)i))
-            return nib_fail_nomem(e, n * 32, "the vocabulary");
-        if (t->by_text.len == known)
+        memcpy(t->text.data + at, s.p, s.n);
+        uint32_t hash = (uint32_t)nib_hash(s.p, s.n, 0);
+        struct tok_map_slot *slot = map_slot(t, hash, s.p, s.n);
+        if (slot->id >= 0)
             return nib_fail(e, NIB_ERR_FORMAT,
-                            "tokenizer.ggml.tokens: entry %zu, '%.*s', is there twice", i,
-                            (int)NIB_MIN(s.n, (size_t)60), own.p);
+                            "tokenizer.ggml.tokens: entries %d and %zu are both '%.*s'", slot->id,
+                            i, (int)NIB_MIN(s.n, (size_t)60), s.p);
+        *slot = (struct tok_map_slot){hash, (int32_t)i};
+        at += s.n;
     }
     t->text.at[n] = (uint32_t)at;
     return NIB_OK;
@@ -287,7 +302,7 @@ void nib_tokenizer_free(nib_tokenizer *t) {
     if (!t) return;
     if (t->own) t->kind->fini(t);
     nib_tok_special_free(&t->special);
-    nib_strmap_free(&t->by_text);
+    nib_free(t->by_text.slots);
     nib_free(t->text.data);
     nib_free(t->text.at);
     nib_free(t->piece.data);
@@ -328,6 +343,20 @@ bool nib_token_is_eog(const nib_tokenizer *t, int32_t id) {
 }
 
 int32_t nib_token_find(const nib_tokenizer *t, nib_str text) {
-    uint32_t id;
-    return text.n && nib_strmap_get(&t->by_text, text, &id) ? (int32_t)id : -1;
+    return text.n ? map_slot(t, (uint32_t)nib_hash(text.p, text.n, 0), text.p, text.n)->id : -1;
+}
+
+void nib_tok_find_batch(const nib_tokenizer *t, const nib_str *texts, int32_t *ids, size_t n) {
+    uint32_t hash[TOK_BATCH];
+    const struct tok_map_slot *slots = t->by_text.slots;
+    const uint32_t mask = t->by_text.mask;
+    for (size_t i = 0; i < n; i++) {
+        hash[i] = (uint32_t)nib_hash(texts[i].p, texts[i].n, 0);
+        __builtin_prefetch(&slots[hash[i] & mask]);
+    }
+    for (size_t i = 0; i < n; i++)
+        __builtin_prefetch(&t->text.at[NIB_MAX(slots[hash[i] & mask].id, 0)]);
+    for (size_t i = 0; i < n; i++)
+        __builtin_prefetch(t->text.data + t->text.at[NIB_MAX(slots[hash[i] & mask].id, 0)]);
+    for (size_t i = 0; i < n; i++) ids[i] = map_slot(t, hash[i], texts[i].p, texts[i].n)->id;
 }

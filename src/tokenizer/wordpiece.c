@@ -132,9 +132,9 @@ static char_class classify(const wordpiece *k, int32_t c) {
 static nib_status encode(tok_call *c, const char *p, size_t n, bool prefixed) {
     (void)prefixed;
     const wordpiece *k = c->t->own;
-    int32_t *cps;
     size_t n_cps, len = 0, start = 0;
-    NIB_TRY(nib_tok_decompose(c, p, n, k->strip_accents, &cps, &n_cps));
+    NIB_TRY(nib_tok_decompose(c, p, n, k->strip_accents, &n_cps));
+    const int32_t *cps = c->cps.data;
     /* Each character in UTF-8, each word with its mark in front. */
     char *text = nib_arena_alloc(&c->keep, n_cps * 7 + 4);
     if (!text) return nib_fail_nomem(c->e, n_cps * 7, "a text");
