@@ -143,6 +143,16 @@ size_t nib_utf8_encode(int32_t cp, char out[4]);
 size_t nib_utf8_complete(const char *p, size_t n);
 bool nib_utf8_valid(const char *p, size_t n);
 
+/* ---- values that people type (parse.c) ---- */
+
+/* Whole numbers and decimals, of the whole text, in [min, max]; 'what' names the value in the error. */
+nib_status nib_parse_int(const char *what, const char *text, double min, double max, int64_t *out, nib_error *e);
+nib_status nib_parse_num(const char *what, const char *text, double min, double max, double *out, nib_error *e);
+/* Bytes: "800M", "1.5G", "2GiB", plain bytes. */
+nib_status nib_parse_bytes(const char *what, const char *text, uint64_t *out, nib_error *e);
+/* The index of text among the |-separated words of 'choices'. */
+nib_status nib_parse_choice(const char *what, const char *text, const char *choices, int *out, nib_error *e);
+
 /* ---- log (log.c) ---- */
 typedef enum nib_log_level { NIB_LOG_ERROR, NIB_LOG_WARN, NIB_LOG_INFO, NIB_LOG_DEBUG } nib_log_level;
 typedef void (*nib_log_fn)(void *arg, nib_log_level level, const char *line);

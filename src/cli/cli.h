@@ -88,18 +88,6 @@ const nib_option *nib_options_next(nib_option_walk *w); /* NULL at the end */
  * set. */
 nib_status nib_options_parse(nib_cli *c, int argc, char **argv, bool *help, nib_error *e);
 
-/* Whole numbers and decimals of the whole text, in [min, max]; 'what' names the setting in the
- * error. */
-nib_status nib_parse_int(const char *what, const char *text, double min, double max, int64_t *out,
-                         nib_error *e);
-nib_status nib_parse_num(const char *what, const char *text, double min, double max, double *out,
-                         nib_error *e);
-/* Bytes: "800M", "1.5G", "2GiB", plain bytes. */
-nib_status nib_parse_bytes(const char *what, const char *text, uint64_t *out, nib_error *e);
-/* The index of text among the |-separated words of 'choices'. */
-nib_status nib_parse_choice(const char *what, const char *text, const char *choices, int *out,
-                            nib_error *e);
-
 /* ---- input (input.c) ---- */
 
 /* The next line without its end; *end when there is none. The line is NUL-terminated and may hold

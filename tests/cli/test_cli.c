@@ -149,7 +149,7 @@ static void test_show(void **state) {
     (void)state;
     test_nib(NULL, "show %s", tiny());
     test_status(0);
-    test_out_has("tiny llama");
+    test_out_has("tiny model");
     test_out_has("llama: 2 layers, width 64, 2 heads of 32 (1 for keys and values)");
     test_out_has(
         "256 bytes a token in f16, 136 bytes in q8_0"); /* 2 layers, K and V, 32 halves; 34 bytes */
@@ -212,8 +212,8 @@ static void test_tokens(void **state) {
     test_failed(1, "line 2: JSON");
     test_nib("{\"hex\": \"f\"}\n", "tokenize %s --jsonl", tiny());
     test_failed(1, "pairs of hexadecimal digits");
-    test_nib(NULL, "detokenize %s 320", tiny());
-    test_failed(1, "token id 320 at place 0 is out of range");
+    test_nib(NULL, "detokenize %s 384", tiny());
+    test_failed(1, "token id 384 at place 0 is out of range");
     test_nib(NULL, "detokenize %s -- -1", tiny());
     test_failed(1, "token id: expected a whole number");
     test_nib(NULL, "detokenize %s 1x", tiny());
@@ -256,8 +256,8 @@ static void test_logits(void **state) {
     nib_buf_free(&second);
     test_nib(NULL, "logits %s --tokens %s", tiny(), ids);
     test_failed(2, "--out is missing");
-    test_nib(NULL, "logits %s --tokens %s --out %s", tiny(), write_file("bad", "1 320", 5), out);
-    test_failed(1, "token id 320 at place 1 is out of range");
+    test_nib(NULL, "logits %s --tokens %s --out %s", tiny(), write_file("bad", "1 384", 5), out);
+    test_failed(1, "token id 384 at place 1 is out of range");
     test_nib(NULL, "logits %s --tokens %s --out %s", tiny(), write_file("bad", "1 x", 3), out);
     test_failed(1, "found 'x'");
     test_nib(NULL, "logits %s --tokens %s --out %s", tiny(), write_file("bad", "", 0), out);

@@ -1,24 +1,28 @@
-/* A small seeded model that tests write themselves, so that they stand without reference data. */
+/* A small model of seeded random weights that tests write themselves, so that they stand without
+ * reference data. It speaks nonsense, always the same. */
 #ifndef NIB_TINYMODEL_H
 #define NIB_TINYMODEL_H
-#include "testlib.h"
 #include "formats/formats.h"
+#include "testlib.h"
 
 typedef struct test_tiny {
-    uint64_t seed;             /* of the weights */
+    const char *arch; /* NULL: "llama" (or "bert" for an embedder) */
+    bool embedder;    /* one layer of a bert, and a WordPiece vocabulary */
+    nib_dtype dtype;  /* of the matrices; 0 is F32 */
+    int n_layer;      /* 0: 2 */
+    int n_embd;       /* 0: 64; a multiple of 64. Heads are 32 wide; two share one kv head */
+    int64_t n_ctx;    /* 0: 512 */
     const char *chat_template; /* NULL: none */
-    int n_layer;               /* of a llama; 0: 2 */
-    int64_t n_ctx;             /* 0: 256 */
-    bool embedder;             /* a bert instead of a llama */
+    uint64_t seed;
 } test_tiny;
 
-/* llama (2 layers, width 64, 2 heads of 32 sharing 1 kv head) or bert (1 layer), float weights, a
- * SentencePiece (WordPiece for bert) vocabulary: <unk> <s> </s>, the 256 bytes, <|im_start|>
- * <|im_end|>, letters and a few words. Returns path, below test_tmp(), valid until the eighth next
- * call. Options may be NULL. */
+/* The vocabulary: <unk> <s> </s>, the 256 bytes from 3, <|im_start|> 259, <|im_end|> 260, ASCII,
+ * some words. */
+enum { TEST_TINY_VOCAB = 384, TEST_TINY_IM_START = 259, TEST_TINY_IM_END = 260 };
+/* Writes it to <test_tmp()>/<name> and returns that path (static ring of buffers). o may be NULL.
+ */
 const char *test_tiny_model(const char *name, const test_tiny *o);
 
-enum { TEST_TINY_VOCAB = 320 };
-/* <|im_start|>role\n...<|im_end|>\n, as many small models have it. */
+/* <|im_start|>role ... <|im_end|>, as many small models have it. */
 extern const char test_chatml[];
 #endif
