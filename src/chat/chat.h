@@ -34,6 +34,9 @@ void nib_rendered_free(nib_rendered *r);
 /* vars: a JSON object, every key a variable. NIB_ERR_TEMPLATE: raised by the template (its message) or failed inside. */
 nib_status nib_template_render(const nib_template *t, const struct json_t *vars, const nib_render_options *o,
                                nib_rendered *out, nib_error *e);
+/* So that the model goes on with the last message: cuts r after the last place where the message's content stands
+ * (white space at its ends aside), as transformers' continue_final_message does. NIB_ERR_NOT_FOUND: it stands nowhere. */
+nib_status nib_rendered_continue(nib_rendered *r, const char *content, size_t n, nib_error *e);
 
 /* ---- messages (messages.c) ---- */
 
