@@ -79,7 +79,7 @@ void nib_act_bind(nib_act *a, void *mem, int64_t n_tok, int64_t k) {
 
 size_t nib_matmul_scratch(int64_t n_tok, int64_t k) {
     (void)n_tok;
-    return part(NIB_PANEL * sizeof(float) * (size_t)k) + MM_SCRATCH;
+    return NIB_PANEL * sizeof(float) * (size_t)k + MM_SCRATCH + 64;
 }
 
 const uint8_t *nib_mm_panel(const nib_mat *w, int64_t p, void *scratch) {

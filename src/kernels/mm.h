@@ -3,27 +3,32 @@
  *
  * P16, quantised. A panel is 16 rows: first the codes of all K columns, then the scales.
  *   codes   [K/32] groups, each the format's planes one after the other. A plane of b bits has b
- * lines of 64 bytes: line l holds, at byte 4*row + (k%4), the codes of the column quads (k/4) =
- * l*8/b, l*8/b + 1, ... from the low bits up. So "line & mask" and "line >> b & mask" are operands
- * [16 rows][4 k] as the dot-product instructions take them. Q8_0 is stored with 128 added, as
- * unsigned bytes. scales  [K/block] times: the 16-bit fields, each [16 rows], then the scale bytes,
- * each [16 rows], in file order. Nothing but a permutation of the file's bits: a panel takes the
- * bytes of its 16 rows, and unpacking is exact. P16, float (F32, F16, BF16): [K][16 rows].
+ *           lines of 64 bytes; a line holds 8/b column quads (k/4) from the low bits up, at byte
+ *           4*row + k%4. So "line & mask" and "line >> b & mask" are operands [16 rows][4 k] as the
+ *           dot-product instructions take them. Q8_0 has 128 added, so its bytes are unsigned.
+ *   scales  [K/block] times: the 16-bit fields, each [16 rows], then the scale bytes, each
+ *           [16 rows], in file order.
+ * Nothing but a permutation of the file's bits: a panel takes the bytes of its 16 rows, and
+ * unpacking is exact. P16, float (F32, F16, BF16): [K][16 rows].
  *
- * The value of an output, for one row and one token, is the same sequence everywhere. Float
- * formats: acc = 0;  for k ascending: acc = fmaf(w[k], x[k], acc) Quantised formats, for each block
- * of 32 columns ascending, isum an exact integer sum over weights w and activations a: PLAIN  acc =
- * fmaf(isum, s * d, acc) MIN    acc = fmaf(m, ds, acc); then as PLAIN MIN16  acc = fmaf(m of half
- * 0, dh[0], acc); acc = fmaf(m of half 1, dh[1], acc); then as PLAIN HALF   acc = fmaf(fmaf(isum of
- * half 1, s of half 1, isum of half 0 * s of half 0), d, acc) where d, ds, dh belong to the
- * activation (nib_act), s and m to the weights: Q4_0 Q5_0 Q8_0 IQ4_NL  s = d; w = code - 8, -16,
- * stored byte - 128, table MXFP4                  s = 2^(e - 128);              w = table of
- * doubled values Q4_1 Q5_1              s = d, m = m;                 w = code Q4_K Q5_K s = d*sc,
- * m = -(dmin*min);    w = code        (the products are exact in f32) IQ4_XS                 s =
- * d*(sc-32);                w = table Q6_K                   s = d*sc, for each half;      w = code
- * - 32 Q3_K                   s = d;                        w = (sc-32)*(code-4), sc of the half:
- * -124..128 Q2_K                   s = d, m = -(dmin*min);       w = sc*code, sc and min of the
- * half: w is 0..45 */
+ * The value of an output, for one row and one token, is the same sequence everywhere. Float formats:
+ *   acc = 0;  for k ascending: acc = fmaf(w[k], x[k], acc)
+ * Quantised formats, for each group of 32 columns ascending, isum an exact integer sum of products
+ * of weights w and activations q:
+ *   PLAIN  acc = fmaf(isum, s * d, acc)
+ *   MIN    acc = fmaf(m, ds, acc), then as PLAIN
+ *   MIN16  acc = fmaf(m of half 0, dh[0], acc), the same of half 1, then as PLAIN
+ *   HALF   acc = fmaf(fmaf(isum of half 1, s of half 1, isum of half 0 * s of half 0), d, acc)
+ * where d, ds, dh belong to the activation (nib_act), s and m to the weights (all products of scales
+ * are exact in f32):
+ *   Q4_0 Q5_0 Q8_0 IQ4_NL  s = d                   w = code - 8, - 16, - 128, level
+ *   MXFP4                  s = 2^(e - 128)         w = level, doubled
+ *   Q4_1 Q5_1              s = d, m = m            w = code
+ *   Q4_K Q5_K              s = d*sc, m = -dmin*min w = code
+ *   IQ4_XS                 s = d*(sc - 32)         w = level
+ *   Q6_K                   s = d*sc of each half   w = code - 32
+ *   Q3_K                   s = -d                  w = (sc - 32)*(4 - code), -128..124
+ *   Q2_K                   s = d, m = -dmin*min    w = sc*code, 0..45; sc, min of the half block */
 #ifndef NIB_KERNELS_MM_H
 #define NIB_KERNELS_MM_H
 #include "kernels/kernels.h"
@@ -58,9 +63,25 @@ enum { MM_SCRATCH = 96 * 1024 };
 /* A panel as matmul wants it: packed already, or packed now into scratch (16 * K floats' worth of
  * bytes). */
 const uint8_t *nib_mm_panel(const nib_mat *w, int64_t p, void *scratch);
+/* The working space behind it: MM_SCRATCH bytes, 64-byte aligned. */
+static inline void *nib_mm_work(const nib_mat *w, void *scratch) {
+    uintptr_t at = (uintptr_t)scratch + NIB_PANEL * sizeof(float) * (size_t)w->k;
+    return (void *)NIB_ROUND_UP(at, (uintptr_t)64);
+}
 /* Columns [k0, k0+n) of a panel of a matrix that is not packed, as floats [n][16], missing rows as
  * zeros. n <= MM_EXPAND_K, k0 a multiple of it. */
 void nib_mm_expand_f32(const nib_mat *w, int64_t p, int64_t k0, int n, float *out);
+
+/* What follows from a block's scale and the sums of its halves; at: block * n_tok + token. */
+static inline void nib_mm_act_sums(nib_act *a, int64_t at, float d, const int32_t sum[2]) {
+    a->d[at] = d;
+    a->ds[at] = d * (float)(sum[0] + sum[1]);
+    a->bias[at] = -128 * (sum[0] + sum[1]);
+    for (int h = 0; h < 2; h++) {
+        a->dh[2 * at + h] = d * (float)sum[h];
+        a->biash[2 * at + h] = -128 * sum[h];
+    }
+}
 
 /* Rows of w in panel p: 16, or fewer in the last. */
 static inline int nib_mm_rows(const nib_mat *w, int64_t p) {

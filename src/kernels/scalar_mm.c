@@ -22,19 +22,13 @@ static void quantise(const float *x, int64_t ldx, int64_t t0, int64_t t1, nib_ac
             bool some = max >= 0x1p-100f; /* below, 127 / max would overflow or lose bits */
             float d = some ? max / 127 : 0, inverse = some ? 127 / max : 0;
             int64_t at = b * a->n_tok + t;
-            int sum[2] = {0, 0};
+            int32_t sum[2] = {0, 0};
             for (int i = 0; i < 32; i++) {
                 int q = (int)lrintf(tame(src[i]) * inverse);
                 a->q[at * 32 + i] = (int8_t)q;
                 sum[i / 16] += q;
             }
-            a->d[at] = d;
-            a->ds[at] = d * (float)(sum[0] + sum[1]);
-            a->bias[at] = -128 * (sum[0] + sum[1]);
-            for (int h = 0; h < 2; h++) {
-                a->dh[2 * at + h] = d * (float)sum[h];
-                a->biash[2 * at + h] = -128 * sum[h];
-            }
+            nib_mm_act_sums(a, at, d, sum);
         }
     }
 }
@@ -117,7 +111,8 @@ static void decode(nib_dtype t, const mm_format *f, const uint8_t *codes, const 
             for (int h = 0; h < 2; h++) s[h] = d * (float)(int8_t)u8[16 * (2 * j + h) + r];
             break;
         case NIB_Q3_K:
-            for (int k = 0; k < 32; k++) w[k] = (int16_t)(sc3(u8, r, 2 * j + k / 16) * (q[k] - 4));
+            for (int k = 0; k < 32; k++) w[k] = (int16_t)(sc3(u8, r, 2 * j + k / 16) * (4 - q[k]));
+            s[0] = -d;
             break;
         case NIB_Q2_K:
             for (int k = 0; k < 32; k++)

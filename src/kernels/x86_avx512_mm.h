@@ -1,0 +1,270 @@
+/* How AVX-512 reads a packed panel: codes into operands of vpdpbusd, scales into floats. Shared by
+ * the products straight from the panel (few tokens), the ones over an expanded panel (many), and
+ * AMX.
+ *
+ * The format is a parameter that is constant wherever these are inlined, so each switch is one case
+ * at run time. */
+#ifndef NIB_KERNELS_X86_AVX512_MM_H
+#define NIB_KERNELS_X86_AVX512_MM_H
+#include <immintrin.h>
+#include "kernels/mm.h"
+
+/* Up to so many tokens the panels are read where they are. */
+enum { AVX512_FEW = 4 };
+void nib_avx512_mm_few(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
+                       int64_t ldy, void *scratch);
+void nib_avx512_mm_many(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
+                        int64_t ldy, void *scratch);
+/* Float formats, and those without a packed form. */
+void nib_avx512_mm_f32(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
+                       int64_t ldy, void *scratch);
+
+/* An expanded piece of one panel: up to so many groups of 32 columns. s, m: one line a group, or
+ * one for each half. */
+enum { AVX512_PIECE = 16 };
+typedef struct avx512_piece {
+    _Alignas(64) uint8_t w[AVX512_PIECE][8][64];
+    float s[AVX512_PIECE][2][NIB_PANEL], m[AVX512_PIECE][2][NIB_PANEL];
+} avx512_piece;
+_Static_assert(2 * sizeof(avx512_piece) <= MM_SCRATCH, "the scratch holds two pieces");
+/* n groups of a panel from group g on (the start of a block). add_128: see x86_avx512_mm_expand.c
+ */
+void nib_avx512_expand(const nib_mat *w, const uint8_t *panel, int64_t g, int n, bool add_128,
+                       avx512_piece *out);
+
+#define INLINE static inline __attribute__((always_inline))
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+/* gcc 12 copies the accumulator around the intrinsic; this is the one instruction. acc += u8 w . s8
+ * x */
+INLINE __m512i dpbusd(__m512i acc, __m512i w, __m512i x) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(w), "v"(x));
+    return acc;
+}
+
+INLINE __m512i load512(const void *p) {
+    return _mm512_loadu_si512(p);
+}
+INLINE __m512i bcast32(const void *p) {
+    return _mm512_set1_epi32((int)nib_load_u32(p));
+}
+INLINE __m512i set8(int v) {
+    return _mm512_set1_epi8((char)v);
+}
+INLINE __m512i shift16(__m512i v, int left) { /* within words: mask afterwards */
+    return left > 0 ? _mm512_slli_epi16(v, (unsigned)left) : _mm512_srli_epi16(v, (unsigned)-left);
+}
+INLINE __m512i or_and(__m512i a, __m512i b, __m512i mask) { /* a | (b & mask) */
+    return _mm512_ternarylogic_epi32(a, b, mask, 0xf8);
+}
+INLINE __m512i table(const int8_t *values, int add) {
+    __m128i t = _mm_add_epi8(_mm_loadu_si128((const __m128i *)values), _mm_set1_epi8((char)add));
+    return _mm512_broadcast_i32x4(t);
+}
+
+INLINE __m512 negate(__m512 v) {
+    return _mm512_xor_ps(v, _mm512_set1_ps(-0.0f));
+}
+
+INLINE bool is_5bit(nib_dtype t) {
+    return t == NIB_Q5_0 || t == NIB_Q5_1 || t == NIB_Q5_K;
+}
+INLINE bool has_super(nib_dtype t) {
+    return t == NIB_Q2_K || t == NIB_Q3_K || t == NIB_Q4_K || t == NIB_Q5_K || t == NIB_Q6_K ||
+           t == NIB_IQ4_XS;
+}
+INLINE mm_form form_of(nib_dtype t) {
+    return t == NIB_Q6_K                                                      ? MM_HALF
+           : t == NIB_Q2_K                                                    ? MM_MIN16
+           : t == NIB_Q4_1 || t == NIB_Q5_1 || t == NIB_Q4_K || t == NIB_Q5_K ? MM_MIN
+                                                                              : MM_PLAIN;
+}
+INLINE size_t code_bytes_of(nib_dtype t) {
+    return 64u * (t == NIB_Q8_0   ? 8
+                  : t == NIB_Q6_K ? 6
+                  : is_5bit(t)    ? 5
+                  : t == NIB_Q2_K ? 2
+                  : t == NIB_Q3_K ? 3
+                                  : 4);
+}
+INLINE size_t scale_bytes_of(nib_dtype t) {
+    switch (t) {
+    case NIB_Q4_1:
+    case NIB_Q5_1: return 64;
+    case NIB_Q2_K: return 320;
+    case NIB_Q3_K: return 224;
+    case NIB_Q4_K:
+    case NIB_Q5_K: return 256;
+    case NIB_Q6_K: return 288;
+    case NIB_IQ4_XS: return 128;
+    case NIB_MXFP4: return 16;
+    default: return 32;
+    }
+}
+
+/* What a code has above its weight, as a power of two; 0: weights are unsigned codes. Tables come
+ * with 128 added. */
+INLINE int excess(nib_dtype t) {
+    switch (t) {
+    case NIB_Q4_0: return 8;
+    case NIB_Q5_0: return 16;
+    case NIB_Q6_K: return 32;
+    case NIB_Q3_K: return 4;
+    case NIB_Q8_0:
+    case NIB_IQ4_NL:
+    case NIB_IQ4_XS:
+    case NIB_MXFP4: return 128;
+    default: return 0;
+    }
+}
+
+/* 32 columns of 16 rows: operand j holds columns 4j..4j+3 of each row, as unsigned codes (tables:
+ * value + 128). */
+INLINE void codes(nib_dtype t, const uint8_t *p, __m512i w[8]) {
+    if (t == NIB_Q8_0) {
+        UNROLL
+        for (int j = 0; j < 8; j++) w[j] = load512(p + 64 * j);
+        return;
+    }
+    if (t == NIB_Q2_K || t == NIB_Q3_K) {
+        UNROLL
+        for (int j = 0; j < 8; j++)
+            w[j] = _mm512_and_si512(shift16(load512(p + 64 * (j / 4)), -2 * (j % 4)), set8(3));
+        if (t == NIB_Q3_K) {
+            __m512i high = load512(p + 128);
+            UNROLL
+            for (int j = 0; j < 8; j++) w[j] = or_and(w[j], shift16(high, 2 - j), set8(4));
+        }
+        return;
+    }
+    UNROLL
+    for (int j = 0; j < 8; j += 2) {
+        __m512i line = load512(p + 32 * j);
+        w[j] = _mm512_and_si512(line, set8(15));
+        w[j + 1] = _mm512_and_si512(shift16(line, -4), set8(15));
+    }
+    if (is_5bit(t)) {
+        __m512i high = load512(p + 256);
+        UNROLL
+        for (int j = 0; j < 8; j++) w[j] = or_and(w[j], shift16(high, 4 - j), set8(16));
+    }
+    if (t == NIB_Q6_K) {
+        UNROLL
+        for (int j = 0; j < 8; j++)
+            w[j] =
+                or_and(w[j], shift16(load512(p + 256 + 64 * (j / 4)), 4 - 2 * (j % 4)), set8(48));
+    }
+    if (t == NIB_IQ4_NL || t == NIB_IQ4_XS || t == NIB_MXFP4) {
+        __m512i values = table(t == NIB_MXFP4 ? nib_mm_fp4 : nib_mm_iq4, 128);
+        UNROLL
+        for (int j = 0; j < 8; j++) w[j] = _mm512_shuffle_epi8(values, w[j]);
+    }
+}
+
+INLINE __m512 f16x16(const uint8_t *p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+INLINE __m512 u8x16(const uint8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+INLINE __m512 s8x16(const uint8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+
+/* The scales of one group of 32 columns, in registers; and for Q2_K and Q3_K the integer scales of
+ * its halves. */
+typedef struct scales {
+    __m512 s[2], m[2];
+    __m512i sc[2];
+} scales;
+
+/* Bytes of a block with 256 columns made plain: [group or half group][16 rows]. */
+typedef struct super {
+    uint8_t sc[16][16], min[8][16];
+} super;
+
+/* p: the block's scales. Fills what the format needs of it. */
+INLINE void super_scales(nib_dtype t, const uint8_t *p, super *o) {
+    if (t == NIB_Q4_K || t == NIB_Q5_K) {
+        __m512i a = load512(p + 64), b = load512(p + 128), c = load512(p + 192);
+        _mm512_storeu_si512(o->sc[0], _mm512_and_si512(a, set8(63)));
+        _mm512_storeu_si512(o->min[0], _mm512_and_si512(b, set8(63)));
+        __m512i top_a = _mm512_and_si512(shift16(a, -2), set8(48));
+        __m512i top_b = _mm512_and_si512(shift16(b, -2), set8(48));
+        _mm512_storeu_si512(o->sc[4], or_and(top_a, c, set8(15)));
+        _mm512_storeu_si512(o->min[4], or_and(top_b, shift16(c, -4), set8(15)));
+    }
+    if (t == NIB_Q3_K) {
+        __m512i a = load512(p + 32), b = load512(p + 96), c = load512(p + 160);
+        UNROLL
+        for (int i = 0; i < 4; i++) {
+            __m512i low = _mm512_and_si512(shift16(i & 1 ? b : a, i < 2 ? 0 : -4), set8(15));
+            _mm512_storeu_si512(o->sc[4 * i], or_and(low, shift16(c, 4 - 2 * i), set8(48)));
+        }
+    }
+    if (t == NIB_IQ4_XS) {
+        for (int j = 0; j < 8; j++) {
+            __m256i high = _mm256_srl_epi16(_mm256_loadu_si256((const __m256i *)(p + 32)),
+                                            _mm_cvtsi32_si128(2 * j));
+            __m128i top = _mm_slli_epi16(
+                _mm256_cvtepi16_epi8(_mm256_and_si256(high, _mm256_set1_epi16(3))), 4);
+            __m128i low = _mm_srl_epi16(_mm_loadu_si128((const __m128i *)(p + 64 + 16 * (j / 2))),
+                                        _mm_cvtsi32_si128(4 * (j % 2)));
+            _mm_storeu_si128((__m128i *)o->sc[j],
+                             _mm_or_si128(_mm_and_si128(low, _mm_set1_epi8(15)), top));
+        }
+    }
+}
+
+/* p: the block's scales; o: super_scales of them; j: which group of the block. */
+INLINE void group_scales(nib_dtype t, const uint8_t *p, const super *o, int j, scales *g) {
+    switch (t) {
+    case NIB_MXFP4: {
+        /* 2^(e - 128) by its bits; the two smallest are subnormal */
+        __m512i e = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+        __m512i bits = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
+        __mmask16 tiny = _mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(2));
+        bits = _mm512_mask_sllv_epi32(bits, tiny, _mm512_set1_epi32(0x00200000), e);
+        g->s[0] = _mm512_castsi512_ps(bits);
+        return;
+    }
+    case NIB_Q4_1:
+    case NIB_Q5_1: g->s[0] = f16x16(p), g->m[0] = f16x16(p + 32); return;
+    case NIB_Q4_K:
+    case NIB_Q5_K:
+        g->s[0] = _mm512_mul_ps(f16x16(p), u8x16(o->sc[j]));
+        g->m[0] = _mm512_mul_ps(negate(f16x16(p + 32)), u8x16(o->min[j]));
+        return;
+    case NIB_Q6_K:
+        for (int h = 0; h < 2; h++)
+            g->s[h] = _mm512_mul_ps(f16x16(p), s8x16(p + 32 + 16 * (2 * j + h)));
+        return;
+    case NIB_Q3_K:
+        g->s[0] = negate(f16x16(p));
+        for (int h = 0; h < 2; h++)
+            g->sc[h] = _mm512_sub_epi32(
+                _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)o->sc[2 * j + h])),
+                _mm512_set1_epi32(32));
+        return;
+    case NIB_Q2_K: {
+        g->s[0] = f16x16(p);
+        __m512 dmin = negate(f16x16(p + 32));
+        for (int h = 0; h < 2; h++) {
+            __m512i both =
+                _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(p + 64 + 16 * (2 * j + h))));
+            g->sc[h] = _mm512_and_si512(both, _mm512_set1_epi32(15));
+            g->m[h] = _mm512_mul_ps(dmin, _mm512_cvtepi32_ps(_mm512_srli_epi32(both, 4)));
+        }
+        return;
+    }
+    case NIB_IQ4_XS:
+        g->s[0] = _mm512_mul_ps(f16x16(p), _mm512_sub_ps(u8x16(o->sc[j]), _mm512_set1_ps(32)));
+        return;
+    default: g->s[0] = f16x16(p); return;
+    }
+}
+#endif
