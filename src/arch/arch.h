@@ -1,8 +1,9 @@
-/* arch - model families: a file's metadata becomes a description, and one program runs any description.
+/* arch - model families: a file's metadata becomes a description, and one program runs any
+ * description.
  *
- * A family is one file (arch/<name>.c) that fills a nib_desc through the reader's helpers, and one row of archs.def.
- * It computes nothing: what the families share is in decoder.c, once. Adding a family whose blocks are combinations of
- * what nib_desc can say needs no new computation. */
+ * A family is one file (arch/<name>.c) that fills a nib_desc through the reader's helpers, and one
+ * row of archs.def. It computes nothing: what the families share is in decoder.c, once. Adding a
+ * family whose blocks are combinations of what nib_desc can say needs no new computation. */
 #ifndef NIB_ARCH_H
 #define NIB_ARCH_H
 #include "formats/formats.h"
@@ -11,16 +12,17 @@
 enum { NIB_ROPE_TABLES = 2 };
 
 typedef struct nib_layer {
-    nib_norm attn_norm;      /* before attention; absent: attention takes x as it is */
+    nib_norm attn_norm; /* before attention; absent: attention takes x as it is */
     nib_linear q, k, v, o;
     nib_norm q_norm, k_norm;
     nib_norm attn_post_norm; /* on attention's output, before it is added */
     nib_norm attn_sum_norm;  /* on x after attention was added (post-norm encoders) */
-    nib_norm ffn_norm;       /* before the feed-forward; absent: takes x (with parallel: what attention took) */
+    nib_norm ffn_norm; /* before the feed-forward; absent: takes x (with parallel: what attention
+                          took) */
     nib_linear gate, up, down; /* gate absent: down(act(up x)) */
     nib_norm ffn_post_norm, ffn_sum_norm;
-    int64_t window;          /* positions attention sees, itself included; 0: all */
-    int rope;                /* which table rotates q and k; -1: none */
+    int64_t window; /* positions attention sees, itself included; 0: all */
+    int rope;       /* which table rotates q and k; -1: none */
 } nib_layer;
 
 /* How a family rotates, before the context is known. */
@@ -28,9 +30,10 @@ typedef struct nib_rope_desc {
     nib_rope_kind kind;
     int n_rot;
     double base;
-    double scale;            /* positions are multiplied by it (1/factor) */
-    const float *factors;    /* [n_rot/2] divide the frequencies; NULL: none */
-    const float *factors_long; /* used instead when the context is longer than n_ctx_orig; NULL: none */
+    double scale;         /* positions are multiplied by it (1/factor) */
+    const float *factors; /* [n_rot/2] divide the frequencies; NULL: none */
+    const float
+        *factors_long; /* used instead when the context is longer than n_ctx_orig; NULL: none */
     float attn_factor;
     bool yarn;
     float yarn_ext, yarn_beta_fast, yarn_beta_slow;
@@ -44,68 +47,76 @@ typedef struct nib_desc {
     bool causal;
     nib_norm_kind norm;
     float eps;
-    bool parallel;           /* x + attention(norm x) + ffn(norm x) */
-    bool qk_full;            /* q_norm, k_norm over all heads at once */
-    bool qk_per_head;        /* their weights differ from head to head */
+    bool parallel;    /* x + attention(norm x) + ffn(norm x) */
+    bool qk_full;     /* q_norm, k_norm over all heads at once */
+    bool qk_per_head; /* their weights differ from head to head */
     nib_norm_kind qk_norm;
     nib_activation act;
     float attn_scale, attn_softcap, final_softcap;
     float embd_scale, residual_scale, logit_scale; /* logit_scale multiplies */
     nib_rope_desc rope[NIB_ROPE_TABLES];
-    nib_mat tok_embd;        /* [V, E] */
-    nib_mat pos_embd;        /* [positions, E]; data NULL: none */
-    const float *type_embd;  /* [E], type 0; NULL: none */
+    nib_mat tok_embd;       /* [V, E] */
+    nib_mat pos_embd;       /* [positions, E]; data NULL: none */
+    const float *type_embd; /* [E], type 0; NULL: none */
     nib_norm embd_norm, out_norm;
-    nib_linear head;         /* absent in encoders; shares tok_embd's data when tied */
+    nib_linear head; /* absent in encoders; shares tok_embd's data when tied */
     bool tied;
-    nib_layer *layers;       /* [n_layer] */
+    nib_layer *layers; /* [n_layer] */
 } nib_desc;
 
 /* ---- reading (reader.c) ---- */
 
-/* Where a description is read from. Small tensors (norms, biases, factors) become floats in the arena; matrices are
- * bound as rows of the file and listed, to be uploaded. */
+/* Where a description is read from. Small tensors (norms, biases, factors) become floats in the
+ * arena; matrices are bound as rows of the file and listed, to be uploaded. */
 typedef struct nib_reader {
     const nib_gguf *g;
     nib_arena *arena;
     nib_desc *d;
-    const char *arch;        /* prefix of the keys */
-    nib_upload *uploads;     /* in the arena */
+    const char *arch;    /* prefix of the keys */
+    nib_upload *uploads; /* in the arena */
     int64_t n_uploads, cap_uploads;
-    uint64_t n_bound;        /* tensors used */
+    uint64_t n_bound; /* tensors used */
     nib_error *e;
 } nib_reader;
 
-/* Reads everything: looks the family up, fills *d. Memory comes from the arena; matrices stay in g's mapping. The error
- * names key or tensor, what was expected and what was found. */
-nib_status nib_desc_read(nib_desc *d, nib_reader *r, const nib_gguf *g, nib_arena *arena, nib_error *e);
+/* Reads everything: looks the family up, fills *d. Memory comes from the arena; matrices stay in
+ * g's mapping. The error names key or tensor, what was expected and what was found. */
+nib_status nib_desc_read(nib_desc *d, nib_reader *r, const nib_gguf *g, nib_arena *arena,
+                         nib_error *e);
 /* The families nib runs, for messages: "llama, qwen2, ...". */
 const char *nib_arch_list(void);
 
-/* Keys: "<arch>.<key>". _or: the default when absent. All leave the first error in r and return false. */
+/* Keys: "<arch>.<key>". _or: the default when absent. All leave the first error in r and return
+ * false. */
 bool nib_read_i64(nib_reader *r, const char *key, int64_t min, int64_t max, int64_t *out);
-bool nib_read_i64_or(nib_reader *r, const char *key, int64_t min, int64_t max, int64_t fallback, int64_t *out);
+bool nib_read_i64_or(nib_reader *r, const char *key, int64_t min, int64_t max, int64_t fallback,
+                     int64_t *out);
 bool nib_read_f32_or(nib_reader *r, const char *key, float fallback, float *out);
 bool nib_read_bool_or(nib_reader *r, const char *key, bool fallback, bool *out);
-bool nib_read_eps(nib_reader *r); /* the norm's epsilon, by d->norm */
+bool nib_read_eps(nib_reader *r);                      /* the norm's epsilon, by d->norm */
 bool nib_read_rope(nib_reader *r, nib_rope_kind kind); /* rope[0]: width, base, scaling */
 
 enum { NIB_OPTIONAL = 1, NIB_BIAS = 2 /* must have one */, NIB_BIAS_OPTIONAL = 4 };
-/* Tensors; layer < 0: name is whole, else it is "blk.<layer>.<name>". ".weight" and ".bias" are added. */
-bool nib_bind_norm(nib_reader *r, nib_norm *n, int layer, const char *name, int64_t width, int flags);
-bool nib_bind_linear(nib_reader *r, nib_linear *l, int layer, const char *name, int64_t n, int64_t k, int flags);
+/* Tensors; layer < 0: name is whole, else it is "blk.<layer>.<name>". ".weight" and ".bias" are
+ * added. */
+bool nib_bind_norm(nib_reader *r, nib_norm *n, int layer, const char *name, int64_t width,
+                   int flags);
+bool nib_bind_linear(nib_reader *r, nib_linear *l, int layer, const char *name, int64_t n,
+                     int64_t k, int flags);
 /* Rows of a fused matrix [sum of n_i, k] as separate layers. */
-bool nib_bind_fused(nib_reader *r, int count, nib_linear *const *l, const int64_t *n, int layer, const char *name,
-                    int64_t k, int flags);
+bool nib_bind_fused(nib_reader *r, int count, nib_linear *const *l, const int64_t *n, int layer,
+                    const char *name, int64_t k, int flags);
 bool nib_bind_floats(nib_reader *r, const float **out, const char *name, int64_t n, int flags);
 bool nib_has_tensor(const nib_reader *r, int layer, const char *name); /* with its suffix */
 
 /* What most families have; each returns false with the error in r. */
-bool nib_read_common(nib_reader *r);  /* sizes and embeddings: called before a family's own function */
+bool nib_read_common(
+    nib_reader *r); /* sizes and embeddings: called before a family's own function */
 bool nib_bind_head(nib_reader *r, int flags); /* output norm, output or tied */
-bool nib_bind_positions(nib_reader *r); /* learnt positions; they bound the context */
+bool nib_bind_positions(nib_reader *r);       /* learnt positions; they bound the context */
 bool nib_bind_qkv(nib_reader *r, int layer, int flags); /* fused or separate, with o */
-bool nib_bind_ffn(nib_reader *r, int layer, bool gated, int flags); /* gate, up, down; up may hold both */
+bool nib_bind_ffn(nib_reader *r, int layer, bool gated,
+                  int flags); /* gate, up, down; up may hold both */
 
 /* ---- running (decoder.c) ---- */
 
@@ -118,8 +129,8 @@ typedef struct nib_batch {
     int n_runs;
     const int64_t *outputs; /* tokens whose logits (or hidden states) are wanted, ascending */
     int64_t n_out;
-    float *hidden;          /* [n_out, E] after the last norm, when wanted; else NULL */
-    float *logits;          /* [n_out, V], when wanted; else NULL */
+    float *hidden; /* [n_out, E] after the last norm, when wanted; else NULL */
+    float *logits; /* [n_out, V], when wanted; else NULL */
 } nib_batch;
 
 /* What a pass needs beside the weights: made once for the largest batch. */
@@ -132,7 +143,7 @@ typedef struct nib_decoder {
     float *cs[NIB_ROPE_TABLES];
     float *x, *xn, *q, *k, *v, *att, *y, *y2, *h;
     void *act_memory;
-    size_t own_offset;      /* of a worker's private part in its scratch */
+    size_t own_offset; /* of a worker's private part in its scratch */
     void *memory;
     size_t memory_bytes, scratch_bytes;
 } nib_decoder;
@@ -140,8 +151,8 @@ typedef struct nib_decoder {
 /* Bytes of memory and of scratch per thread a decoder would take, without taking them. */
 void nib_decoder_measure(const nib_desc *d, int64_t max_tok, size_t *memory, size_t *scratch);
 /* n_ctx: the context it will run with (some families rotate differently in long ones). */
-nib_status nib_decoder_new(nib_decoder *x, const nib_desc *d, nib_kv_type kv, int64_t n_ctx, int64_t max_tok,
-                           nib_error *e);
+nib_status nib_decoder_new(nib_decoder *x, const nib_desc *d, nib_kv_type kv, int64_t n_ctx,
+                           int64_t max_tok, nib_error *e);
 void nib_decoder_free(nib_decoder *x);
 /* Bytes of a page, without a decoder; 0: the head width does not suit the type. */
 size_t nib_decoder_page_bytes(const nib_desc *d, nib_kv_type kv);

@@ -1,9 +1,9 @@
-/* The forward pass of every family, once. Decoders and encoders, prefill and decode, one sequence or many: the same
- * program, run by all workers together (ops.h).
+/* The forward pass of every family, once. Decoders and encoders, prefill and decode, one sequence
+ * or many: the same program, run by all workers together (ops.h).
  *
- * With few tokens each worker keeps its own copy of the residual stream x and of everything element-wise, so that
- * barriers stand only where rows of a matrix product, or heads, come together: five a layer. With many tokens x is shared
- * and each worker looks after its tokens. */
+ * With few tokens each worker keeps its own copy of the residual stream x and of everything
+ * element-wise, so that barriers stand only where rows of a matrix product, or heads, come
+ * together: five a layer. With many tokens x is shared and each worker looks after its tokens. */
 #include <math.h>
 #include "arch/arch.h"
 
@@ -45,8 +45,14 @@ static size_t shared_layout(nib_decoder *x, char *base, const nib_desc *d, int64
     struct {
         float **to;
         size_t width;
-    } parts[] = {{&x->x, (size_t)d->n_embd},  {&x->xn, (size_t)d->n_embd}, {&x->q, hd}, {&x->k, kd},
-                 {&x->v, kv}, {&x->att, hv}, {&x->y, (size_t)d->n_embd}, {&x->y2, (size_t)d->n_embd},
+    } parts[] = {{&x->x, (size_t)d->n_embd},
+                 {&x->xn, (size_t)d->n_embd},
+                 {&x->q, hd},
+                 {&x->k, kd},
+                 {&x->v, kv},
+                 {&x->att, hv},
+                 {&x->y, (size_t)d->n_embd},
+                 {&x->y2, (size_t)d->n_embd},
                  {&x->h, (size_t)d->n_ff}};
     for (size_t i = 0; i < NIB_ARRAY_LEN(parts); i++) {
         p = take(&at, t * parts[i].width);
@@ -81,10 +87,12 @@ size_t nib_decoder_page_bytes(const nib_desc *d, nib_kv_type kv) {
 }
 
 /* ---- rotation ----
- * YaRN (Peng et al. 2023): dimensions that turn often keep their frequency, those that turn less than once in the original
- * context are interpolated, with a ramp between; scores get a temperature through mscale. */
+ * YaRN (Peng et al. 2023): dimensions that turn often keep their frequency, those that turn less
+ * than once in the original context are interpolated, with a ramp between; scores get a temperature
+ * through mscale. */
 static double yarn_dim(double turns, const nib_rope_desc *p) {
-    return p->n_rot * log((double)p->n_ctx_orig / (turns * 2 * 3.14159265358979323846)) / (2 * log(p->base));
+    return p->n_rot * log((double)p->n_ctx_orig / (turns * 2 * 3.14159265358979323846)) /
+           (2 * log(p->base));
 }
 
 static void rope_init(nib_rope *r, const nib_rope_desc *p, int64_t n_ctx) {
@@ -111,14 +119,15 @@ static void rope_init(nib_rope *r, const nib_rope_desc *p, int64_t n_ctx) {
     }
 }
 
-nib_status nib_decoder_new(nib_decoder *out, const nib_desc *d, nib_kv_type kv, int64_t n_ctx, int64_t max_tok,
-                           nib_error *e) {
+nib_status nib_decoder_new(nib_decoder *out, const nib_desc *d, nib_kv_type kv, int64_t n_ctx,
+                           int64_t max_tok, nib_error *e) {
     nib_decoder x = {.d = d, .kv = kv, .max_tok = max_tok};
     x.k_bytes = nib_kv_head_bytes(kv, d->d);
     x.v_bytes = nib_kv_head_bytes(kv, d->dv);
     if (!x.k_bytes || !x.v_bytes)
-        return nib_fail(e, NIB_ERR_UNSUPPORTED,
-                        "a q8_0 cache needs heads whose width is a multiple of 32, not %d: use --kv f16", d->d);
+        return nib_fail(
+            e, NIB_ERR_UNSUPPORTED,
+            "a q8_0 cache needs heads whose width is a multiple of 32, not %d: use --kv f16", d->d);
     x.layer_bytes = (x.k_bytes + x.v_bytes) * (size_t)d->n_kv;
     nib_decoder_measure(d, max_tok, &x.memory_bytes, &x.scratch_bytes);
     x.own_offset = ops_scratch(d, max_tok);
@@ -156,7 +165,8 @@ typedef struct view {
     void *act_memory;
 } view;
 
-/* The input of matrices l[0..n): in [T, width], quantised when one of them wants it. Waits when tokens are shared out. */
+/* The input of matrices l[0..n): in [T, width], quantised when one of them wants it. Waits when
+ * tokens are shared out. */
 static nib_act input(view *p, const float *in, int64_t width, int n, const nib_linear *const *l) {
     nib_act a;
     nib_act_bind(&a, p->act_memory, p->b->n_tok, width);
@@ -177,8 +187,10 @@ static void add_residual(view *p, const float *y, const nib_norm *post, const ni
         nib_op_norm(p->w, p->r, d->norm, post, d->eps, y, p->norm, d->n_embd);
         y = p->norm;
     }
-    if (d->residual_scale == 1) p->w->k->add(p->res + from, y + from, n);
-    else p->w->k->add_scaled(p->res + from, y + from, d->residual_scale, n);
+    if (d->residual_scale == 1)
+        p->w->k->add(p->res + from, y + from, n);
+    else
+        p->w->k->add_scaled(p->res + from, y + from, d->residual_scale, n);
     if (sum_norm && sum_norm->w)
         nib_op_norm(p->w, p->r, d->norm, sum_norm, d->eps, p->res, p->res, d->n_embd);
 }
@@ -201,11 +213,25 @@ static void attention(view *p, int layer, const float *in) {
     nib_op_linear(p->w, 3, qkv, &a, to_qkv);
     nib_sync(p->w);
     nib_attention job = {
-        .n_head = d->n_head, .n_kv = d->n_kv, .d = d->d, .dv = d->dv, .kv = x->kv,
-        .layer_offset = (size_t)layer * x->layer_bytes, .k_bytes = x->k_bytes, .v_bytes = x->v_bytes,
-        .scale = d->attn_scale, .softcap = d->attn_softcap, .window = l->window, .causal = d->causal,
-        .qk_kind = d->qk_norm, .q_norm = l->q_norm, .k_norm = l->k_norm, .qk_full = d->qk_full,
-        .q_norm_step = d->qk_per_head ? d->d : 0, .k_norm_step = d->qk_per_head ? d->d : 0, .eps = d->eps,
+        .n_head = d->n_head,
+        .n_kv = d->n_kv,
+        .d = d->d,
+        .dv = d->dv,
+        .kv = x->kv,
+        .layer_offset = (size_t)layer * x->layer_bytes,
+        .k_bytes = x->k_bytes,
+        .v_bytes = x->v_bytes,
+        .scale = d->attn_scale,
+        .softcap = d->attn_softcap,
+        .window = l->window,
+        .causal = d->causal,
+        .qk_kind = d->qk_norm,
+        .q_norm = l->q_norm,
+        .k_norm = l->k_norm,
+        .qk_full = d->qk_full,
+        .q_norm_step = d->qk_per_head ? d->d : 0,
+        .k_norm_step = d->qk_per_head ? d->d : 0,
+        .eps = d->eps,
     };
     if (l->rope >= 0 && x->rope[l->rope].n_rot) {
         job.rope = &x->rope[l->rope];
@@ -238,7 +264,8 @@ static void layer(view *p, int i) {
     const float *in = normed(p, &l->attn_norm);
     attention(p, i, in);
     if (!d->parallel) add_residual(p, p->x->y, &l->attn_post_norm, &l->attn_sum_norm);
-    /* side by side, without a norm of its own the feed-forward takes what attention took, which is still there */
+    /* side by side, without a norm of its own the feed-forward takes what attention took, which is
+     * still there */
     if (!d->parallel || l->ffn_norm.w) in = normed(p, &l->ffn_norm);
     feed_forward(p, i, in);
     if (d->parallel) add_residual(p, p->x->y, NULL, NULL);
@@ -276,12 +303,16 @@ static void outputs(view *p) {
     for (int64_t i = r.t0; i < r.t1; i++) {
         const float *from = p->res + b->outputs[i] * d->n_embd;
         float *to = out + i * d->n_embd;
-        if (d->out_norm.w && d->norm == NIB_NORM_RMS) w->k->rms_norm(from, d->out_norm.w, d->eps, d->n_embd, to);
-        else if (d->out_norm.w) w->k->layer_norm(from, d->out_norm.w, d->out_norm.b, d->eps, d->n_embd, to);
-        else memmove(to, from, (size_t)d->n_embd * sizeof *to);
+        if (d->out_norm.w && d->norm == NIB_NORM_RMS)
+            w->k->rms_norm(from, d->out_norm.w, d->eps, d->n_embd, to);
+        else if (d->out_norm.w)
+            w->k->layer_norm(from, d->out_norm.w, d->out_norm.b, d->eps, d->n_embd, to);
+        else
+            memmove(to, from, (size_t)d->n_embd * sizeof *to);
     }
     if (!few) nib_sync(w);
-    if (b->hidden && w->tid == 0) memcpy(b->hidden, out, (size_t)(b->n_out * d->n_embd) * sizeof *out);
+    if (b->hidden && w->tid == 0)
+        memcpy(b->hidden, out, (size_t)(b->n_out * d->n_embd) * sizeof *out);
     if (!b->logits) return;
     nib_act a;
     nib_act_bind(&a, few ? o.act : p->x->act_memory, b->n_out, d->n_embd);

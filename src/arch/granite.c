@@ -1,4 +1,5 @@
-/* Granite 3: Llama with four scales: on the embedding, on what each half adds, on scores, and (divided by) on logits. */
+/* Granite 3: Llama with four scales: on the embedding, on what each half adds, on scores, and
+ * (divided by) on logits. */
 #include "arch/internal.h"
 
 bool nib_arch_granite(nib_reader *r) {

@@ -1,5 +1,5 @@
-/* Llama and its many kin: RMSNorm, rotation of neighbouring pairs, SwiGLU, optional biases everywhere. Llama 3's
- * frequency factors come as the tensor rope_freqs. */
+/* Llama and its many kin: RMSNorm, rotation of neighbouring pairs, SwiGLU, optional biases
+ * everywhere. Llama 3's frequency factors come as the tensor rope_freqs. */
 #include "arch/internal.h"
 
 bool nib_arch_llama(nib_reader *r) {

@@ -1,5 +1,6 @@
-/* OLMo 2: RMSNorm on what each half adds, not on what it takes; RMSNorm over all of q and all of k. OLMo 3 runs under the
- * same name: sliding windows in three layers of four, whose rotation is not scaled. */
+/* OLMo 2: RMSNorm on what each half adds, not on what it takes; RMSNorm over all of q and all of k.
+ * OLMo 3 runs under the same name: sliding windows in three layers of four, whose rotation is not
+ * scaled. */
 #include "arch/internal.h"
 
 bool nib_arch_olmo2(nib_reader *r) {
@@ -14,16 +15,21 @@ bool nib_arch_olmo2(nib_reader *r) {
     d->rope[1].attn_factor = 1;
     const nib_gguf_kv *pattern = NULL;
     if (window && nib_gguf_find(r->g, "olmo2.attention.sliding_window_pattern") &&
-        nib_gguf_arr(r->g, "olmo2.attention.sliding_window_pattern", false, &pattern, r->e) != NIB_OK)
+        nib_gguf_arr(r->g, "olmo2.attention.sliding_window_pattern", false, &pattern, r->e) !=
+            NIB_OK)
         return false;
     for (int i = 0; i < d->n_layer; i++) {
         nib_layer *l = &d->layers[i];
-        bool windowed = pattern && i < pattern->arr_n ? nib_gguf_arr_i64(pattern, i) != 0 : i % 4 < 3;
+        bool windowed =
+            pattern && i < pattern->arr_n ? nib_gguf_arr_i64(pattern, i) != 0 : i % 4 < 3;
         if (window && windowed) l->window = window, l->rope = 1;
         if (!nib_bind_qkv(r, i, 0)) return false;
-        if (!nib_bind_norm(r, &l->q_norm, i, "attn_q_norm", (int64_t)d->n_head * d->d, 0)) return false;
-        if (!nib_bind_norm(r, &l->k_norm, i, "attn_k_norm", (int64_t)d->n_kv * d->d, 0)) return false;
-        if (!nib_bind_norm(r, &l->attn_post_norm, i, "post_attention_norm", d->n_embd, 0)) return false;
+        if (!nib_bind_norm(r, &l->q_norm, i, "attn_q_norm", (int64_t)d->n_head * d->d, 0))
+            return false;
+        if (!nib_bind_norm(r, &l->k_norm, i, "attn_k_norm", (int64_t)d->n_kv * d->d, 0))
+            return false;
+        if (!nib_bind_norm(r, &l->attn_post_norm, i, "post_attention_norm", d->n_embd, 0))
+            return false;
         if (!nib_bind_ffn(r, i, true, 0)) return false;
         if (!nib_bind_norm(r, &l->ffn_post_norm, i, "post_ffw_norm", d->n_embd, 0)) return false;
     }

@@ -1,5 +1,6 @@
-/* Phi-3, 3.5 and 4-mini: Llama with q, k, v in one matrix and gate, up in another, rotation of halves, and longrope:
- * one set of frequency factors up to the original context length, another beyond it. */
+/* Phi-3, 3.5 and 4-mini: Llama with q, k, v in one matrix and gate, up in another, rotation of
+ * halves, and longrope: one set of frequency factors up to the original context length, another
+ * beyond it. */
 #include "arch/internal.h"
 
 bool nib_arch_phi3(nib_reader *r) {

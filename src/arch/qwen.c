@@ -1,5 +1,5 @@
-/* Qwen2: Llama with rotation of halves and biases on q, k, v. Qwen3: no biases, and RMSNorm on every query and key
- * head. */
+/* Qwen2: Llama with rotation of halves and biases on q, k, v. Qwen3: no biases, and RMSNorm on
+ * every query and key head. */
 #include "arch/internal.h"
 
 static bool fill(nib_reader *r, bool qk_norm) {
@@ -17,5 +17,9 @@ static bool fill(nib_reader *r, bool qk_norm) {
     return true;
 }
 
-bool nib_arch_qwen2(nib_reader *r) { return fill(r, false); }
-bool nib_arch_qwen3(nib_reader *r) { return fill(r, true); }
+bool nib_arch_qwen2(nib_reader *r) {
+    return fill(r, false);
+}
+bool nib_arch_qwen3(nib_reader *r) {
+    return fill(r, true);
+}

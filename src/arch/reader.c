@@ -33,7 +33,8 @@ bool nib_read_i64(nib_reader *r, const char *key, int64_t min, int64_t max, int6
     return nib_gguf_i64(r->g, key_name(r, key, name), min, max, out, r->e) == NIB_OK;
 }
 
-bool nib_read_i64_or(nib_reader *r, const char *key, int64_t min, int64_t max, int64_t fallback, int64_t *out) {
+bool nib_read_i64_or(nib_reader *r, const char *key, int64_t min, int64_t max, int64_t fallback,
+                     int64_t *out) {
     char name[160];
     if (nib_gguf_find(r->g, key_name(r, key, name))) return nib_read_i64(r, key, min, max, out);
     *out = fallback;
@@ -57,16 +58,18 @@ bool nib_read_bool_or(nib_reader *r, const char *key, bool fallback, bool *out) 
 }
 
 bool nib_read_eps(nib_reader *r) {
-    const char *key =
-        r->d->norm == NIB_NORM_RMS ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon";
+    const char *key = r->d->norm == NIB_NORM_RMS ? "attention.layer_norm_rms_epsilon"
+                                                 : "attention.layer_norm_epsilon";
     if (!nib_read_f32_or(r, key, -1, &r->d->eps)) return false;
     if (r->d->eps >= 0 && r->d->eps < 1) return true;
-    nib_fail(r->e, NIB_ERR_FORMAT, "key '%s.%s' is missing or out of range: expected 0 to 1", r->arch, key);
+    nib_fail(r->e, NIB_ERR_FORMAT, "key '%s.%s' is missing or out of range: expected 0 to 1",
+             r->arch, key);
     return false;
 }
 
 /* Counts that may be one number or one per layer (all equal, for the families nib runs). */
-static bool read_count(nib_reader *r, const char *key, int64_t max, int64_t fallback, int64_t *out) {
+static bool read_count(nib_reader *r, const char *key, int64_t max, int64_t fallback,
+                       int64_t *out) {
     char name[160];
     const nib_gguf_kv *kv = nib_gguf_find(r->g, key_name(r, key, name));
     if (!kv || kv->type != NIB_GGUF_ARR) {
@@ -77,12 +80,13 @@ static bool read_count(nib_reader *r, const char *key, int64_t max, int64_t fall
     int64_t first = kv->arr_n > 0 ? nib_gguf_arr_i64(kv, 0) : 0;
     for (int64_t i = 1; i < kv->arr_n; i++) {
         if (nib_gguf_arr_i64(kv, i) == first) continue;
-        nib_fail(r->e, NIB_ERR_UNSUPPORTED, "key '%s' differs from layer to layer: expected one value for all", name);
+        nib_fail(r->e, NIB_ERR_UNSUPPORTED,
+                 "key '%s' differs from layer to layer: expected one value for all", name);
         return false;
     }
     if (first < 1 || first > max) {
-        nib_fail(r->e, NIB_ERR_FORMAT, "key '%s' is %lld: expected 1 to %lld", name, (long long)first,
-                 (long long)max);
+        nib_fail(r->e, NIB_ERR_FORMAT, "key '%s' is %lld: expected 1 to %lld", name,
+                 (long long)first, (long long)max);
         return false;
     }
     *out = first;
@@ -92,8 +96,10 @@ static bool read_count(nib_reader *r, const char *key, int64_t max, int64_t fall
 /* ---- tensors ---- */
 
 static const char *tensor_name(char buf[160], int layer, const char *name, const char *suffix) {
-    if (layer < 0) snprintf(buf, 160, "%s%s", name, suffix);
-    else snprintf(buf, 160, "blk.%d.%s%s", layer, name, suffix);
+    if (layer < 0)
+        snprintf(buf, 160, "%s%s", name, suffix);
+    else
+        snprintf(buf, 160, "blk.%d.%s%s", layer, name, suffix);
     return buf;
 }
 
@@ -103,14 +109,16 @@ bool nib_has_tensor(const nib_reader *r, int layer, const char *name) {
 }
 
 static bool missing(nib_reader *r, const char *name) {
-    nib_fail(r->e, NIB_ERR_FORMAT, "tensor '%s' is missing: a model of architecture '%s' needs it", name, r->arch);
+    nib_fail(r->e, NIB_ERR_FORMAT, "tensor '%s' is missing: a model of architecture '%s' needs it",
+             name, r->arch);
     return false;
 }
 
 static bool shape_differs(nib_reader *r, const nib_tensor *t, int64_t k, int64_t n) {
-    nib_fail(r->e, NIB_ERR_FORMAT, "tensor '%s' has shape [%lld, %lld, %lld, %lld]: expected [%lld, %lld]", t->name,
-             (long long)t->ne[0], (long long)t->ne[1], (long long)t->ne[2], (long long)t->ne[3], (long long)k,
-             (long long)n);
+    nib_fail(r->e, NIB_ERR_FORMAT,
+             "tensor '%s' has shape [%lld, %lld, %lld, %lld]: expected [%lld, %lld]", t->name,
+             (long long)t->ne[0], (long long)t->ne[1], (long long)t->ne[2], (long long)t->ne[3],
+             (long long)k, (long long)n);
     return false;
 }
 
@@ -118,7 +126,8 @@ static bool shape_differs(nib_reader *r, const nib_tensor *t, int64_t k, int64_t
 static const float *floats_of(nib_reader *r, const nib_tensor *t, int64_t from, int64_t n) {
     const nib_dtype_info *info = nib_dtype_get(t->dtype);
     if (info->block_len != 1) {
-        nib_fail(r->e, NIB_ERR_UNSUPPORTED, "tensor '%s' is %s: expected F32, F16 or BF16", t->name, info->name);
+        nib_fail(r->e, NIB_ERR_UNSUPPORTED, "tensor '%s' is %s: expected F32, F16 or BF16", t->name,
+                 info->name);
         return NULL;
     }
     float *p = nib_arena_alloc(r->arena, (size_t)n * sizeof *p);
@@ -129,13 +138,15 @@ static const float *floats_of(nib_reader *r, const nib_tensor *t, int64_t from, 
     info->to_f32((const uint8_t *)t->data + (size_t)from * info->block_bytes, p, n);
     for (int64_t i = 0; i < n; i++) {
         if (isfinite(p[i])) continue;
-        nib_fail(r->e, NIB_ERR_FORMAT, "tensor '%s' holds a value that is not finite, at %lld", t->name, (long long)i);
+        nib_fail(r->e, NIB_ERR_FORMAT, "tensor '%s' holds a value that is not finite, at %lld",
+                 t->name, (long long)i);
         return NULL;
     }
     return p;
 }
 
-static bool bind_vector(nib_reader *r, const float **out, const char *name, int64_t n, bool optional) {
+static bool bind_vector(nib_reader *r, const float **out, const char *name, int64_t n,
+                        bool optional) {
     const nib_tensor *t = nib_gguf_tensor(r->g, name);
     if (!t) {
         *out = NULL;
@@ -150,11 +161,15 @@ bool nib_bind_floats(nib_reader *r, const float **out, const char *name, int64_t
     return bind_vector(r, out, name, n, flags & NIB_OPTIONAL);
 }
 
-bool nib_bind_norm(nib_reader *r, nib_norm *n, int layer, const char *name, int64_t width, int flags) {
+bool nib_bind_norm(nib_reader *r, nib_norm *n, int layer, const char *name, int64_t width,
+                   int flags) {
     char buf[160];
-    if (!bind_vector(r, &n->w, tensor_name(buf, layer, name, ".weight"), width, flags & NIB_OPTIONAL)) return false;
+    if (!bind_vector(r, &n->w, tensor_name(buf, layer, name, ".weight"), width,
+                     flags & NIB_OPTIONAL))
+        return false;
     if (!n->w || !(flags & (NIB_BIAS | NIB_BIAS_OPTIONAL))) return true;
-    return bind_vector(r, &n->b, tensor_name(buf, layer, name, ".bias"), width, flags & NIB_BIAS_OPTIONAL);
+    return bind_vector(r, &n->b, tensor_name(buf, layer, name, ".bias"), width,
+                       flags & NIB_BIAS_OPTIONAL);
 }
 
 static bool list_upload(nib_reader *r, nib_mat *m, bool pack) {
@@ -175,12 +190,15 @@ static bool list_upload(nib_reader *r, nib_mat *m, bool pack) {
 
 static nib_mat rows_of(const nib_tensor *t, int64_t from, int64_t n) {
     size_t row = nib_dtype_bytes(t->dtype, t->ne[0]);
-    return (nib_mat){.dtype = t->dtype, .n = n, .k = t->ne[0], .stride = row,
+    return (nib_mat){.dtype = t->dtype,
+                     .n = n,
+                     .k = t->ne[0],
+                     .stride = row,
                      .data = (const uint8_t *)t->data + (size_t)from * row};
 }
 
-bool nib_bind_fused(nib_reader *r, int count, nib_linear *const *l, const int64_t *n, int layer, const char *name,
-                    int64_t k, int flags) {
+bool nib_bind_fused(nib_reader *r, int count, nib_linear *const *l, const int64_t *n, int layer,
+                    const char *name, int64_t k, int flags) {
     char buf[160];
     const nib_tensor *t = nib_gguf_tensor(r->g, tensor_name(buf, layer, name, ".weight"));
     if (!t) return (flags & NIB_OPTIONAL) || missing(r, buf);
@@ -206,7 +224,8 @@ bool nib_bind_fused(nib_reader *r, int count, nib_linear *const *l, const int64_
     return true;
 }
 
-bool nib_bind_linear(nib_reader *r, nib_linear *l, int layer, const char *name, int64_t n, int64_t k, int flags) {
+bool nib_bind_linear(nib_reader *r, nib_linear *l, int layer, const char *name, int64_t n,
+                     int64_t k, int flags) {
     return nib_bind_fused(r, 1, &l, &n, layer, name, k, flags);
 }
 
@@ -214,7 +233,8 @@ bool nib_bind_linear(nib_reader *r, nib_linear *l, int layer, const char *name, 
 static bool bind_table(nib_reader *r, nib_mat *m, const char *name, int64_t n, int64_t k) {
     const nib_tensor *t = nib_gguf_tensor(r->g, name);
     if (!t) return missing(r, name);
-    if (t->ne[0] != k || t->ne[1] != n || t->ne[2] != 1 || t->ne[3] != 1) return shape_differs(r, t, k, n);
+    if (t->ne[0] != k || t->ne[1] != n || t->ne[2] != 1 || t->ne[3] != 1)
+        return shape_differs(r, t, k, n);
     r->n_bound++;
     *m = rows_of(t, 0, n);
     return true;
@@ -237,9 +257,11 @@ bool nib_read_common(nib_reader *r) {
     if (!read_count(r, "feed_forward_length", 1 << 22, 0, &d->n_ff)) return false;
     if (!read_count(r, "attention.head_count", 1 << 14, 0, &n_head)) return false;
     if (!read_count(r, "attention.head_count_kv", 1 << 14, n_head, &n_kv)) return false;
-    if (n_head % n_kv) return bad_sizes(r, "attention.head_count is no multiple of attention.head_count_kv");
+    if (n_head % n_kv)
+        return bad_sizes(r, "attention.head_count is no multiple of attention.head_count_kv");
     if (!nib_read_i64_or(r, "attention.key_length", 1, 4096, d->n_embd / n_head, &dk)) return false;
-    if (!nib_read_i64_or(r, "attention.value_length", 1, 4096, d->n_embd / n_head, &dv)) return false;
+    if (!nib_read_i64_or(r, "attention.value_length", 1, 4096, d->n_embd / n_head, &dv))
+        return false;
     if (dk < 1 || dv < 1) return bad_sizes(r, "more attention heads than embedding_length");
     d->n_layer = (int)n_layer;
     d->n_head = (int)n_head;
@@ -253,7 +275,8 @@ bool nib_read_common(nib_reader *r) {
     if (d->n_vocab > 1 << 28) return bad_sizes(r, "the vocabulary has more than 2^28 tokens");
     const nib_gguf_kv *tokens = nib_gguf_find(r->g, "tokenizer.ggml.tokens");
     if (tokens && tokens->type == NIB_GGUF_ARR && tokens->arr_n > d->n_vocab) {
-        nib_fail(r->e, NIB_ERR_FORMAT, "tokenizer.ggml.tokens has %lld entries but token_embd.weight only %lld rows",
+        nib_fail(r->e, NIB_ERR_FORMAT,
+                 "tokenizer.ggml.tokens has %lld entries but token_embd.weight only %lld rows",
                  (long long)tokens->arr_n, (long long)d->n_vocab);
         return false;
     }
@@ -288,9 +311,11 @@ bool nib_read_rope(nib_reader *r, nib_rope_kind kind) {
     if (!nib_read_f32_or(r, "rope.scaling.yarn_ext_factor", 1, &p->yarn_ext)) return false;
     if (!nib_read_f32_or(r, "rope.scaling.yarn_beta_fast", 32, &p->yarn_beta_fast)) return false;
     if (!nib_read_f32_or(r, "rope.scaling.yarn_beta_slow", 1, &p->yarn_beta_slow)) return false;
-    if (!nib_read_i64_or(r, "rope.scaling.original_context_length", 1, 1 << 28, d->n_ctx_train, &p->n_ctx_orig))
+    if (!nib_read_i64_or(r, "rope.scaling.original_context_length", 1, 1 << 28, d->n_ctx_train,
+                         &p->n_ctx_orig))
         return false;
-    if (!(base > 1) || !(factor >= 0)) return bad_sizes(r, "rope.freq_base or rope.scaling.factor is out of range");
+    if (!(base > 1) || !(factor >= 0))
+        return bad_sizes(r, "rope.freq_base or rope.scaling.factor is out of range");
     char name[160];
     nib_str type = NIB_STR("");
     if (nib_gguf_find(r->g, key_name(r, "rope.scaling.type", name)) &&
@@ -299,7 +324,8 @@ bool nib_read_rope(nib_reader *r, nib_rope_kind kind) {
     bool linear = nib_str_eq_c(type, "linear") || !type.n;
     p->yarn = nib_str_eq_c(type, "yarn");
     if (!linear && !p->yarn && !nib_str_eq_c(type, "none") && !nib_str_eq_c(type, "longrope")) {
-        nib_fail(r->e, NIB_ERR_UNSUPPORTED, "rope.scaling.type is '%.*s': expected none, linear, yarn or longrope",
+        nib_fail(r->e, NIB_ERR_UNSUPPORTED,
+                 "rope.scaling.type is '%.*s': expected none, linear, yarn or longrope",
                  (int)NIB_MIN(type.n, (size_t)40), type.p);
         return false;
     }
@@ -309,16 +335,19 @@ bool nib_read_rope(nib_reader *r, nib_rope_kind kind) {
     p->scale = (linear || p->yarn) && factor > 0 ? 1.0 / (double)factor : 1.0;
     for (int i = 0; i < d->n_layer; i++) d->layers[i].rope = 0;
     if (!n_rot) return true;
-    if (!nib_bind_floats(r, &p->factors, "rope_freqs.weight", n_rot / 2, NIB_OPTIONAL)) return false;
+    if (!nib_bind_floats(r, &p->factors, "rope_freqs.weight", n_rot / 2, NIB_OPTIONAL))
+        return false;
     if (p->factors) return true;
     return nib_bind_floats(r, &p->factors, "rope_factors_short.weight", n_rot / 2, NIB_OPTIONAL) &&
-           nib_bind_floats(r, &p->factors_long, "rope_factors_long.weight", n_rot / 2, NIB_OPTIONAL);
+           nib_bind_floats(r, &p->factors_long, "rope_factors_long.weight", n_rot / 2,
+                           NIB_OPTIONAL);
 }
 
 bool nib_bind_positions(nib_reader *r) {
     const nib_tensor *t = nib_gguf_tensor(r->g, "position_embd.weight");
     if (!t) return missing(r, "position_embd.weight");
-    if (t->ne[1] < r->d->n_ctx_train) r->d->n_ctx_train = t->ne[1]; /* no position has a vector beyond */
+    if (t->ne[1] < r->d->n_ctx_train)
+        r->d->n_ctx_train = t->ne[1]; /* no position has a vector beyond */
     return bind_table(r, &r->d->pos_embd, "position_embd.weight", t->ne[1], r->d->n_embd);
 }
 
@@ -335,17 +364,21 @@ bool nib_bind_qkv(nib_reader *r, int layer, int flags) {
     nib_desc *d = r->d;
     nib_layer *l = &d->layers[layer];
     nib_linear *const parts[] = {&l->q, &l->k, &l->v};
-    const int64_t n[] = {(int64_t)d->n_head * d->d, (int64_t)d->n_kv * d->d, (int64_t)d->n_kv * d->dv};
+    const int64_t n[] = {(int64_t)d->n_head * d->d, (int64_t)d->n_kv * d->d,
+                         (int64_t)d->n_kv * d->dv};
     if (nib_has_tensor(r, layer, "attn_qkv.weight")) {
         if (!nib_bind_fused(r, 3, parts, n, layer, "attn_qkv", d->n_embd, flags)) return false;
     } else {
         static const char *const names[] = {"attn_q", "attn_k", "attn_v"};
         for (int i = 0; i < 3; i++)
-            if (!nib_bind_linear(r, parts[i], layer, names[i], n[i], d->n_embd, flags)) return false;
+            if (!nib_bind_linear(r, parts[i], layer, names[i], n[i], d->n_embd, flags))
+                return false;
     }
     int o_flags = flags & ~NIB_BIAS;
-    if (flags & NIB_BIAS) o_flags |= NIB_BIAS_OPTIONAL; /* families with q/k/v biases differ in this one */
-    return nib_bind_linear(r, &l->o, layer, "attn_output", d->n_embd, (int64_t)d->n_head * d->dv, o_flags);
+    if (flags & NIB_BIAS)
+        o_flags |= NIB_BIAS_OPTIONAL; /* families with q/k/v biases differ in this one */
+    return nib_bind_linear(r, &l->o, layer, "attn_output", d->n_embd, (int64_t)d->n_head * d->dv,
+                           o_flags);
 }
 
 bool nib_bind_ffn(nib_reader *r, int layer, bool gated, int flags) {
@@ -356,13 +389,15 @@ bool nib_bind_ffn(nib_reader *r, int layer, bool gated, int flags) {
         const int64_t n[] = {d->n_ff, d->n_ff};
         if (!nib_bind_fused(r, 2, parts, n, layer, "ffn_up", d->n_embd, flags)) return false;
     } else {
-        if (gated && !nib_bind_linear(r, &l->gate, layer, "ffn_gate", d->n_ff, d->n_embd, flags)) return false;
+        if (gated && !nib_bind_linear(r, &l->gate, layer, "ffn_gate", d->n_ff, d->n_embd, flags))
+            return false;
         if (!nib_bind_linear(r, &l->up, layer, "ffn_up", d->n_ff, d->n_embd, flags)) return false;
     }
     return nib_bind_linear(r, &l->down, layer, "ffn_down", d->n_embd, d->n_ff, flags);
 }
 
-nib_status nib_desc_read(nib_desc *d, nib_reader *r, const nib_gguf *g, nib_arena *arena, nib_error *e) {
+nib_status nib_desc_read(nib_desc *d, nib_reader *r, const nib_gguf *g, nib_arena *arena,
+                         nib_error *e) {
     nib_error local;
     *d = (nib_desc){0};
     *r = (nib_reader){.g = g, .arena = arena, .d = d, .e = e ? e : &local};

@@ -1,4 +1,5 @@
-/* SmolLM3: Llama with no rotation in every 4th layer (NoPE; Yang et al. 2025, "RoPE to NoPE and back again"). */
+/* SmolLM3: Llama with no rotation in every 4th layer (NoPE; Yang et al. 2025, "RoPE to NoPE and
+ * back again"). */
 #include "arch/internal.h"
 
 bool nib_arch_smollm3(nib_reader *r) {

@@ -1,10 +1,12 @@
-/* backend - where operations run. The CPU first: a pool of threads that all run the same program (SPMD), each taking
- * its share of every operation and meeting at barriers. A program is an ordinary C function that calls ops
- * (ops/ops.h) with its nib_worker; nothing is queued, interpreted or allocated.
+/* backend - where operations run. The CPU first: a pool of threads that all run the same program
+ * (SPMD), each taking its share of every operation and meeting at barriers. A program is an
+ * ordinary C function that calls ops (ops/ops.h) with its nib_worker; nothing is queued,
+ * interpreted or allocated.
  *
  * Work is shared in two ways, and neither changes a bit of the result:
  *   - static shares (nib_share): the same slice for a thread every time;
- *   - a phase counter (nib_phase): threads take chunks until none are left, which evens out noisy neighbours. */
+ *   - a phase counter (nib_phase): threads take chunks until none are left, which evens out noisy
+ * neighbours. */
 #ifndef NIB_BACKEND_H
 #define NIB_BACKEND_H
 #include "kernels/kernels.h"
@@ -37,12 +39,13 @@ static inline void nib_share(const nib_worker *w, int64_t n, int64_t *lo, int64_
     *lo = n * w->tid / w->n;
     *hi = n * (w->tid + 1) / w->n;
 }
-/* The counter of the next phase: call once per phase on every thread. Threads may be at most one barrier apart. */
+/* The counter of the next phase: call once per phase on every thread. Threads may be at most one
+ * barrier apart. */
 nib_counter *nib_phase(nib_worker *w);
 
 /* -- weights -- */
-/* One matrix to bring into the form the kernels want: 'mat' describes rows as in the file and comes back packed, in
- * memory of its own, where its format packs; with f32, as packed floats. */
+/* One matrix to bring into the form the kernels want: 'mat' describes rows as in the file and comes
+ * back packed, in memory of its own, where its format packs; with f32, as packed floats. */
 typedef struct nib_upload {
     nib_mat *mat;
     bool pack; /* false: leave the rows where they are (only looked up, never multiplied) */
@@ -51,10 +54,11 @@ typedef struct nib_upload {
 } nib_upload;
 /* Bytes of its own the matrix will take. */
 size_t nib_upload_bytes(const nib_upload *u, bool f32);
-/* 'done' is called from the calling thread after each matrix with the raw bytes it came from; returning false cancels.
- * On failure everything uploaded so far is given back; the matrices are then unusable. */
+/* 'done' is called from the calling thread after each matrix with the raw bytes it came from;
+ * returning false cancels. On failure everything uploaded so far is given back; the matrices are
+ * then unusable. */
 typedef bool (*nib_upload_fn)(void *arg, const nib_upload *u, const void *raw, size_t raw_bytes);
-nib_status nib_backend_upload(nib_backend *be, nib_upload *u, int64_t n, bool f32, nib_upload_fn done, void *arg,
-                              nib_error *e);
+nib_status nib_backend_upload(nib_backend *be, nib_upload *u, int64_t n, bool f32,
+                              nib_upload_fn done, void *arg, nib_error *e);
 void nib_upload_free(nib_upload *u);
 #endif

@@ -1,7 +1,8 @@
 /* The CPU backend: threads, their scratch, phase counters, and packing of weights. */
 #include "backend/backend.h"
 
-/* A counter is used by one phase and reset half a turn of the ring later: threads are never that far apart. */
+/* A counter is used by one phase and reset half a turn of the ring later: threads are never that
+ * far apart. */
 enum { N_COUNTERS = 64 };
 
 struct nib_backend {
@@ -42,7 +43,9 @@ void nib_backend_free(nib_backend *be) {
     nib_free_pages(be, sizeof *be);
 }
 
-int nib_backend_threads(const nib_backend *be) { return be->n; }
+int nib_backend_threads(const nib_backend *be) {
+    return be->n;
+}
 
 nib_status nib_backend_reserve(nib_backend *be, size_t bytes, nib_error *e) {
     if (bytes <= be->scratch_each) return NIB_OK;
@@ -71,7 +74,9 @@ void nib_backend_run(nib_backend *be, nib_program program, void *arg) {
     nib_pool_run(be->pool, start, be);
 }
 
-void nib_sync(nib_worker *w) { nib_pool_barrier(w->be->pool); }
+void nib_sync(nib_worker *w) {
+    nib_pool_barrier(w->be->pool);
+}
 
 nib_counter *nib_phase(nib_worker *w) {
     uint64_t p = w->phase++;
@@ -83,7 +88,9 @@ nib_counter *nib_phase(nib_worker *w) {
 
 /* ---- packing ---- */
 
-static nib_dtype packed_dtype(const nib_upload *u, bool f32) { return f32 ? NIB_F32 : u->mat->dtype; }
+static nib_dtype packed_dtype(const nib_upload *u, bool f32) {
+    return f32 ? NIB_F32 : u->mat->dtype;
+}
 
 size_t nib_upload_bytes(const nib_upload *u, bool f32) {
     nib_dtype t = packed_dtype(u, f32);
@@ -140,8 +147,8 @@ static nib_status upload_one(nib_backend *be, nib_upload *u, bool f32, nib_error
     return NIB_OK;
 }
 
-nib_status nib_backend_upload(nib_backend *be, nib_upload *u, int64_t n, bool f32, nib_upload_fn done, void *arg,
-                              nib_error *e) {
+nib_status nib_backend_upload(nib_backend *be, nib_upload *u, int64_t n, bool f32,
+                              nib_upload_fn done, void *arg, nib_error *e) {
     nib_status s = NIB_OK;
     int64_t i = 0;
     for (; i < n && s == NIB_OK; i++) {

@@ -1,7 +1,8 @@
 /* Running a model: sequences, and forward passes over their new tokens.
  *
- * A call's tokens are cut into chunks of at most 'batch'; tokens of several sequences share a chunk. Everything a step
- * needs was allocated when the engine was made; a decode step allocates nothing but, every 64th token, takes a page. */
+ * A call's tokens are cut into chunks of at most 'batch'; tokens of several sequences share a
+ * chunk. Everything a step needs was allocated when the engine was made; a decode step allocates
+ * nothing but, every 64th token, takes a page. */
 #include <math.h>
 #include "engine/internal.h"
 
@@ -38,35 +39,43 @@ nib_status nib_engine_check(const nib_model *m, const nib_engine_params *p, nib_
     if (plan.fits) return NIB_OK;
     char advice[160];
     if (plan.ctx_fits > 0 && plan.ctx_fits_q8_0 > plan.ctx_fits)
-        snprintf(advice, sizeof advice, "--ctx %lld fits, or --ctx %lld with --kv q8_0", (long long)plan.ctx_fits,
-                 (long long)plan.ctx_fits_q8_0);
+        snprintf(advice, sizeof advice, "--ctx %lld fits, or --ctx %lld with --kv q8_0",
+                 (long long)plan.ctx_fits, (long long)plan.ctx_fits_q8_0);
     else if (plan.ctx_fits > 0)
         snprintf(advice, sizeof advice, "--ctx %lld fits", (long long)plan.ctx_fits);
     else if (plan.ctx_fits_q8_0 > 0)
-        snprintf(advice, sizeof advice, "--ctx %lld with --kv q8_0 fits", (long long)plan.ctx_fits_q8_0);
+        snprintf(advice, sizeof advice, "--ctx %lld with --kv q8_0 fits",
+                 (long long)plan.ctx_fits_q8_0);
     else
         snprintf(advice, sizeof advice, "close other programs or use a smaller model");
     char weights[48] = "";
-    if (plan.weights) snprintf(weights, sizeof weights, "%.0f MB weights, ", (double)plan.weights / 1e6);
+    if (plan.weights)
+        snprintf(weights, sizeof weights, "%.0f MB weights, ", (double)plan.weights / 1e6);
     return nib_fail(e, NIB_ERR_MEMORY_FIT,
-                    "a context of %lld tokens needs %.0f MB (%s%.0f MB KV, %.0f MB buffers) but %.0f MB are free: %s",
+                    "a context of %lld tokens needs %.0f MB (%s%.0f MB KV, %.0f MB buffers) but "
+                    "%.0f MB are free: %s",
                     (long long)plan.n_ctx, (double)plan.total / 1e6, weights, (double)plan.kv / 1e6,
                     (double)plan.scratch / 1e6, (double)plan.available / 1e6, advice);
 }
 
-nib_status nib_engine_new(nib_engine **out, nib_model *m, const nib_engine_params *params, nib_error *e) {
+nib_status nib_engine_new(nib_engine **out, nib_model *m, const nib_engine_params *params,
+                          nib_error *e) {
     nib_engine_params p = params ? *params : (nib_engine_params){0};
     if (!m->loaded)
         return nib_fail(e, NIB_ERR_ARGUMENT, "'%s' was opened without its weights", m->info.path);
     if (p.n_ctx > (int64_t)1 << 24)
-        return nib_fail(e, NIB_ERR_LIMIT, "a context of %lld tokens is beyond what nib runs (16777216)",
+        return nib_fail(e, NIB_ERR_LIMIT,
+                        "a context of %lld tokens is beyond what nib runs (16777216)",
                         (long long)p.n_ctx);
     if (m->desc.pos_embd.data && p.n_ctx > m->desc.pos_embd.n)
-        return nib_fail(e, NIB_ERR_LIMIT, "this model has %lld positions: a context of %lld is not possible",
+        return nib_fail(e, NIB_ERR_LIMIT,
+                        "this model has %lld positions: a context of %lld is not possible",
                         (long long)m->desc.pos_embd.n, (long long)p.n_ctx);
     if (!nib_decoder_page_bytes(&m->desc, p.kv))
-        return nib_fail(e, NIB_ERR_UNSUPPORTED,
-                        "a q8_0 cache needs heads whose width is a multiple of 32, not %d: use --kv f16", m->desc.d);
+        return nib_fail(
+            e, NIB_ERR_UNSUPPORTED,
+            "a q8_0 cache needs heads whose width is a multiple of 32, not %d: use --kv f16",
+            m->desc.d);
     if (!p.ignore_memory) NIB_TRY(nib_engine_check(m, &p, e));
     nib_engine *en = nib_calloc(1, sizeof *en);
     if (!en) return nib_fail_nomem(e, sizeof *en, "the engine");
@@ -82,7 +91,8 @@ nib_status nib_engine_new(nib_engine **out, nib_model *m, const nib_engine_param
     NIB_TRY_OUT(nib_decoder_new(&en->dec, &m->desc, p.kv, en->n_ctx, en->batch, e));
     NIB_TRY_OUT(nib_backend_reserve(en->be, en->dec.scratch_bytes, e));
     int64_t pages = (en->n_ctx + NIB_PAGE - 1) / NIB_PAGE;
-    NIB_TRY_OUT(nib_kv_pool_init(&en->pool, nib_decoder_page_bytes(&m->desc, p.kv), pages * en->n_seq, e));
+    NIB_TRY_OUT(
+        nib_kv_pool_init(&en->pool, nib_decoder_page_bytes(&m->desc, p.kv), pages * en->n_seq, e));
     en->ids = nib_alloc((size_t)en->batch * sizeof *en->ids);
     en->pos = nib_alloc((size_t)en->batch * sizeof *en->pos);
     en->outputs = nib_alloc((size_t)en->batch * sizeof *en->outputs);
@@ -114,10 +124,18 @@ void nib_engine_free(nib_engine *en) {
     nib_free(en);
 }
 
-nib_model *nib_engine_model(const nib_engine *en) { return en->m; }
-int64_t nib_engine_n_ctx(const nib_engine *en) { return en->n_ctx; }
-int nib_engine_threads(const nib_engine *en) { return nib_backend_threads(en->be); }
-void nib_engine_set_cancel(nib_engine *en, const atomic_bool *flag) { en->cancel = flag; }
+nib_model *nib_engine_model(const nib_engine *en) {
+    return en->m;
+}
+int64_t nib_engine_n_ctx(const nib_engine *en) {
+    return en->n_ctx;
+}
+int nib_engine_threads(const nib_engine *en) {
+    return nib_backend_threads(en->be);
+}
+void nib_engine_set_cancel(nib_engine *en, const atomic_bool *flag) {
+    en->cancel = flag;
+}
 
 /* ---- sequences ---- */
 
@@ -140,16 +158,22 @@ nib_status nib_seq_new(nib_seq **out, nib_engine *en, nib_error *e) {
 void nib_seq_free(nib_seq *s) {
     if (!s) return;
     nib_seq_rewind(s, 0);
-    if (s->prev) s->prev->next = s->next;
-    else s->en->seqs = s->next;
+    if (s->prev)
+        s->prev->next = s->next;
+    else
+        s->en->seqs = s->next;
     if (s->next) s->next->prev = s->prev;
     nib_ids_free(&s->tokens);
     nib_free(s->pages);
     nib_free(s);
 }
 
-int64_t nib_seq_len(const nib_seq *s) { return (int64_t)s->tokens.len; }
-const int32_t *nib_seq_tokens(const nib_seq *s) { return s->tokens.data; }
+int64_t nib_seq_len(const nib_seq *s) {
+    return (int64_t)s->tokens.len;
+}
+const int32_t *nib_seq_tokens(const nib_seq *s) {
+    return s->tokens.data;
+}
 
 void nib_seq_rewind(nib_seq *s, int64_t n_keep) {
     if (n_keep < 0) n_keep = 0;
@@ -163,14 +187,16 @@ static nib_status grow(nib_seq *s, int64_t n, nib_error *e) {
     nib_engine *en = s->en;
     int64_t len = (int64_t)s->tokens.len;
     if (n > en->n_ctx - len)
-        return nib_fail(e, NIB_ERR_CONTEXT, "the context is %lld tokens: %lld are in use and %lld more do not fit",
+        return nib_fail(e, NIB_ERR_CONTEXT,
+                        "the context is %lld tokens: %lld are in use and %lld more do not fit",
                         (long long)en->n_ctx, (long long)len, (long long)n);
     int64_t need = (len + n + NIB_PAGE - 1) / NIB_PAGE, had = s->n_pages;
     while (s->n_pages < need) {
         uint8_t *page = nib_kv_page_take(&en->pool);
         if (!page) {
             while (s->n_pages > had) nib_kv_page_give(&en->pool, s->pages[--s->n_pages]);
-            return nib_fail(e, NIB_ERR_CONTEXT, "the KV cache is full: all %d pages of %d tokens are in use",
+            return nib_fail(e, NIB_ERR_CONTEXT,
+                            "the KV cache is full: all %d pages of %d tokens are in use",
                             en->pool.n_pages, NIB_PAGE);
         }
         s->pages[s->n_pages++] = page;
@@ -181,7 +207,8 @@ static nib_status grow(nib_seq *s, int64_t n, nib_error *e) {
 static nib_status check_ids(const nib_engine *en, const int32_t *ids, int64_t n, nib_error *e) {
     for (int64_t i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= en->m->desc.n_vocab)
-            return nib_fail(e, NIB_ERR_ARGUMENT, "token id %d at position %lld is out of range: the vocabulary has %lld",
+            return nib_fail(e, NIB_ERR_ARGUMENT,
+                            "token id %d at position %lld is out of range: the vocabulary has %lld",
                             ids[i], (long long)i, (long long)en->m->desc.n_vocab);
     return NIB_OK;
 }
@@ -199,7 +226,8 @@ typedef struct build {
 } build;
 
 /* Adds ids to the pass as the next tokens of s. Pages were grown. */
-static void add_run(nib_engine *en, build *x, nib_seq *s, int64_t at, const int32_t *ids, int64_t n) {
+static void add_run(nib_engine *en, build *x, nib_seq *s, int64_t at, const int32_t *ids,
+                    int64_t n) {
     en->runs[x->b.n_runs++] = (nib_run){x->n, n, at, s->pages};
     for (int64_t i = 0; i < n; i++) {
         en->ids[x->n] = ids[i];
@@ -220,25 +248,28 @@ static void run(nib_engine *en, build *x, float *hidden, bool logits) {
 
 static nib_status need_head(const nib_engine *en, nib_error *e) {
     if (en->logits) return NIB_OK;
-    return nib_fail(e, NIB_ERR_UNSUPPORTED, "'%s' is an embedding model (%s): it has no logits; use nib embed",
+    return nib_fail(e, NIB_ERR_UNSUPPORTED,
+                    "'%s' is an embedding model (%s): it has no logits; use nib embed",
                     en->m->info.name, en->m->info.arch);
 }
 
 /* Prefill in chunks; when 'each' is given, logits of every token, NIB_LOGIT_ROWS at a time. */
-static nib_status eval(nib_seq *s, const int32_t *ids, int64_t n, const float **logits, nib_logits_fn each, void *arg,
-                       nib_error *e) {
+static nib_status eval(nib_seq *s, const int32_t *ids, int64_t n, const float **logits,
+                       nib_logits_fn each, void *arg, nib_error *e) {
     nib_engine *en = s->en;
     NIB_TRY(need_head(en, e));
     NIB_TRY(check_ids(en, ids, n, e));
     if (n <= 0) return nib_fail(e, NIB_ERR_ARGUMENT, "no tokens to evaluate");
     NIB_TRY(grow(s, n, e));
-    int64_t step = each ? NIB_MIN(en->batch, en->logit_rows) : en->batch, start = (int64_t)s->tokens.len;
+    int64_t step = each ? NIB_MIN(en->batch, en->logit_rows) : en->batch,
+            start = (int64_t)s->tokens.len;
     for (int64_t i = 0; i < n; i += step) {
         int64_t m = NIB_MIN(step, n - i);
         bool last = i + m == n;
         if (cancelled(en)) {
             nib_seq_rewind(s, (int64_t)s->tokens.len);
-            return nib_fail(e, NIB_ERR_CANCELLED, "interrupted after %lld of %lld tokens", (long long)i, (long long)n);
+            return nib_fail(e, NIB_ERR_CANCELLED, "interrupted after %lld of %lld tokens",
+                            (long long)i, (long long)n);
         }
         if (!nib_ids_append(&s->tokens, ids + i, (size_t)m)) {
             s->tokens.failed = false;
@@ -255,17 +286,20 @@ static nib_status eval(nib_seq *s, const int32_t *ids, int64_t n, const float **
             x.b.n_out = 1;
         }
         run(en, &x, NULL, x.b.n_out > 0);
-        for (int64_t t = 0; each && t < m; t++) each(arg, i + t, en->logits + t * en->m->desc.n_vocab);
+        for (int64_t t = 0; each && t < m; t++)
+            each(arg, i + t, en->logits + t * en->m->desc.n_vocab);
     }
     if (logits) *logits = en->logits;
     return NIB_OK;
 }
 
-nib_status nib_seq_eval(nib_seq *s, const int32_t *ids, int64_t n, const float **logits, nib_error *e) {
+nib_status nib_seq_eval(nib_seq *s, const int32_t *ids, int64_t n, const float **logits,
+                        nib_error *e) {
     return eval(s, ids, n, logits, NULL, NULL, e);
 }
 
-nib_status nib_seq_eval_all(nib_seq *s, const int32_t *ids, int64_t n, nib_logits_fn each, void *arg, nib_error *e) {
+nib_status nib_seq_eval_all(nib_seq *s, const int32_t *ids, int64_t n, nib_logits_fn each,
+                            void *arg, nib_error *e) {
     return eval(s, ids, n, NULL, each, arg, e);
 }
 
@@ -278,11 +312,14 @@ nib_status nib_engine_step(nib_engine *en, nib_step *items, int n_items, nib_err
         NIB_TRY(check_ids(en, items[i].ids, items[i].n, e));
         for (int j = 0; j < i; j++)
             if (items[j].seq == items[i].seq)
-                return nib_fail(e, NIB_ERR_ARGUMENT, "step items %d and %d are the same sequence", j, i);
+                return nib_fail(e, NIB_ERR_ARGUMENT, "step items %d and %d are the same sequence",
+                                j, i);
         total += items[i].n;
     }
     if (n_items < 1 || n_items > en->logit_rows || total > en->batch)
-        return nib_fail(e, NIB_ERR_LIMIT, "a step of %d sequences, %lld tokens: expected 1 to %lld sequences, at most %lld tokens",
+        return nib_fail(e, NIB_ERR_LIMIT,
+                        "a step of %d sequences, %lld tokens: expected 1 to %lld sequences, at "
+                        "most %lld tokens",
                         n_items, (long long)total, (long long)en->logit_rows, (long long)en->batch);
     if (cancelled(en)) return nib_fail(e, NIB_ERR_CANCELLED, "interrupted");
     build x = {0};
@@ -318,7 +355,8 @@ static void normalise_row(float *v, int64_t n) {
     for (int64_t i = 0; i < n; i++) v[i] *= scale;
 }
 
-nib_status nib_engine_hidden(nib_engine *en, const int32_t *ids, int64_t n, float *out, nib_error *e) {
+nib_status nib_engine_hidden(nib_engine *en, const int32_t *ids, int64_t n, float *out,
+                             nib_error *e) {
     NIB_TRY(check_ids(en, ids, n, e));
     if (n <= 0) return nib_fail(e, NIB_ERR_ARGUMENT, "no tokens to embed");
     nib_seq *s;
@@ -327,7 +365,8 @@ nib_status nib_engine_hidden(nib_engine *en, const int32_t *ids, int64_t n, floa
     int64_t width = en->m->desc.n_embd;
     for (int64_t i = 0; st == NIB_OK && i < n; i += en->batch) {
         if (cancelled(en)) {
-            st = nib_fail(e, NIB_ERR_CANCELLED, "interrupted after %lld of %lld tokens", (long long)i, (long long)n);
+            st = nib_fail(e, NIB_ERR_CANCELLED, "interrupted after %lld of %lld tokens",
+                          (long long)i, (long long)n);
             break;
         }
         build x = {0};
@@ -341,7 +380,8 @@ nib_status nib_engine_hidden(nib_engine *en, const int32_t *ids, int64_t n, floa
     return st;
 }
 
-nib_status nib_engine_embed(nib_engine *en, const int32_t *ids, int64_t n, bool normalise, float *out, nib_error *e) {
+nib_status nib_engine_embed(nib_engine *en, const int32_t *ids, int64_t n, bool normalise,
+                            float *out, nib_error *e) {
     size_t width = (size_t)en->m->desc.n_embd, bytes;
     if (n < 0 || !nib_mul_size((size_t)n * sizeof(float), width, &bytes))
         return nib_fail(e, NIB_ERR_ARGUMENT, "%lld tokens are too many to embed", (long long)n);

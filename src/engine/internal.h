@@ -8,8 +8,8 @@ struct nib_model {
     atomic_int refs;
     nib_gguf *gguf;
     nib_tokenizer *tokenizer;
-    nib_arena arena;   /* the description and all small tensors */
-    nib_desc desc;     /* n_layer 0 when only the vocabulary was read */
+    nib_arena arena; /* the description and all small tensors */
+    nib_desc desc;   /* n_layer 0 when only the vocabulary was read */
     nib_upload *uploads;
     int64_t n_uploads;
     bool loaded; /* the weights are here */
@@ -17,7 +17,8 @@ struct nib_model {
     nib_pooling pooling;
 };
 
-/* Pages of KV: one slab, a free list. A page holds NIB_PAGE positions of all layers of one sequence. */
+/* Pages of KV: one slab, a free list. A page holds NIB_PAGE positions of all layers of one
+ * sequence. */
 typedef struct nib_kv_pool {
     uint8_t *slab;
     size_t page_bytes, bytes;

@@ -1,11 +1,12 @@
-/* The pool of KV pages: one mapping, whose memory the system hands out as pages are first written. */
+/* The pool of KV pages: one mapping, whose memory the system hands out as pages are first written.
+ */
 #include "engine/internal.h"
 
 nib_status nib_kv_pool_init(nib_kv_pool *out, size_t page_bytes, int64_t n_pages, nib_error *e) {
     nib_kv_pool p = {.page_bytes = page_bytes};
     if (n_pages < 1 || n_pages > INT32_MAX || !nib_mul_size(page_bytes, (size_t)n_pages, &p.bytes))
-        return nib_fail(e, NIB_ERR_LIMIT, "a KV cache of %lld pages of %zu bytes is too large", (long long)n_pages,
-                        page_bytes);
+        return nib_fail(e, NIB_ERR_LIMIT, "a KV cache of %lld pages of %zu bytes is too large",
+                        (long long)n_pages, page_bytes);
     p.n_pages = p.n_free = (int32_t)n_pages;
     p.free_list = nib_alloc((size_t)n_pages * sizeof *p.free_list);
     p.slab = nib_alloc_pages(p.bytes);

@@ -7,7 +7,8 @@
 static nib_status set_name(nib_model *m, const char *path, nib_error *e) {
     nib_str name;
     nib_gguf *g = m->gguf;
-    if (!nib_gguf_find(g, "general.name") || nib_gguf_str(g, "general.name", &name, NULL) != NIB_OK || !name.n) {
+    if (!nib_gguf_find(g, "general.name") ||
+        nib_gguf_str(g, "general.name", &name, NULL) != NIB_OK || !name.n) {
         const char *slash = strrchr(path, '/');
         name = nib_str_c(slash ? slash + 1 : path);
     }
@@ -22,12 +23,13 @@ static void set_quant(nib_model *m) {
         int id;
         const char *name;
     } types[] = {/* general.file_type, as GGUF numbers them */
-                 {0, "F32"}, {1, "F16"}, {2, "Q4_0"}, {3, "Q4_1"}, {7, "Q8_0"}, {8, "Q5_0"}, {9, "Q5_1"},
-                 {10, "Q2_K"}, {11, "Q3_K_S"}, {12, "Q3_K_M"}, {13, "Q3_K_L"}, {14, "Q4_K_S"}, {15, "Q4_K_M"},
-                 {16, "Q5_K_S"}, {17, "Q5_K_M"}, {18, "Q6_K"}, {19, "IQ2_XXS"}, {20, "IQ2_XS"}, {21, "Q2_K_S"},
-                 {22, "IQ3_XS"}, {23, "IQ3_XXS"}, {24, "IQ1_S"}, {25, "IQ4_NL"}, {26, "IQ3_S"}, {27, "IQ3_M"},
-                 {28, "IQ2_S"}, {29, "IQ2_M"}, {30, "IQ4_XS"}, {31, "IQ1_M"}, {32, "BF16"}, {36, "TQ1_0"},
-                 {37, "TQ2_0"}, {38, "MXFP4"}};
+                 {0, "F32"},      {1, "F16"},      {2, "Q4_0"},    {3, "Q4_1"},    {7, "Q8_0"},
+                 {8, "Q5_0"},     {9, "Q5_1"},     {10, "Q2_K"},   {11, "Q3_K_S"}, {12, "Q3_K_M"},
+                 {13, "Q3_K_L"},  {14, "Q4_K_S"},  {15, "Q4_K_M"}, {16, "Q5_K_S"}, {17, "Q5_K_M"},
+                 {18, "Q6_K"},    {19, "IQ2_XXS"}, {20, "IQ2_XS"}, {21, "Q2_K_S"}, {22, "IQ3_XS"},
+                 {23, "IQ3_XXS"}, {24, "IQ1_S"},   {25, "IQ4_NL"}, {26, "IQ3_S"},  {27, "IQ3_M"},
+                 {28, "IQ2_S"},   {29, "IQ2_M"},   {30, "IQ4_XS"}, {31, "IQ1_M"},  {32, "BF16"},
+                 {36, "TQ1_0"},   {37, "TQ2_0"},   {38, "MXFP4"}};
     uint64_t by_type[256] = {0}, most = 0;
     const char *main_type = "none";
     for (int64_t i = 0; i < nib_gguf_n_tensors(m->gguf); i++) {
@@ -39,8 +41,10 @@ static void set_quant(nib_model *m) {
     int64_t id;
     if (nib_gguf_i64(m->gguf, "general.file_type", 0, 1023, &id, NULL) == NIB_OK)
         for (size_t i = 0; i < NIB_ARRAY_LEN(types); i++)
-            /* writers that leave the key at 0 or 1 while quantising exist: believe the weights then */
-            if (types[i].id == id && (id > 1 || strcmp(types[i].name, main_type) == 0)) main_type = types[i].name;
+            /* writers that leave the key at 0 or 1 while quantising exist: believe the weights then
+             */
+            if (types[i].id == id && (id > 1 || strcmp(types[i].name, main_type) == 0))
+                main_type = types[i].name;
     snprintf(m->info.quant, sizeof m->info.quant, "%s", main_type);
 }
 
@@ -107,7 +111,8 @@ static nib_pooling pooling_of(const nib_model *m) {
     return v == 2 ? NIB_POOL_CLS : v == 3 ? NIB_POOL_LAST : NIB_POOL_MEAN;
 }
 
-nib_status nib_model_open(nib_model **out, const char *path, const nib_model_params *params, nib_error *e) {
+nib_status nib_model_open(nib_model **out, const char *path, const nib_model_params *params,
+                          nib_error *e) {
     nib_model_params p = params ? *params : (nib_model_params){0};
     nib_model *m = nib_calloc(1, sizeof *m);
     if (!m) return nib_fail_nomem(e, sizeof *m, "the model");
@@ -119,7 +124,8 @@ nib_status nib_model_open(nib_model **out, const char *path, const nib_model_par
     NIB_TRY_OUT(set_name(m, path, e));
     bool weights = !p.vocab_only && nib_gguf_n_tensors(m->gguf) > 0;
     if (!weights && !p.vocab_only) {
-        s = nib_fail(e, NIB_ERR_FORMAT, "'%s' holds a vocabulary but no weights: it can tokenise, not run", path);
+        s = nib_fail(e, NIB_ERR_FORMAT,
+                     "'%s' holds a vocabulary but no weights: it can tokenise, not run", path);
         goto out;
     }
     if (weights && (s = nib_desc_read(&m->desc, &r, m->gguf, &m->arena, e)) != NIB_OK) {
@@ -156,9 +162,15 @@ void nib_model_release(nib_model *m) {
     nib_free(m);
 }
 
-const nib_model_info *nib_model_get_info(const nib_model *m) { return &m->info; }
-const nib_gguf *nib_model_gguf(const nib_model *m) { return m->gguf; }
-const nib_tokenizer *nib_model_tokenizer(const nib_model *m) { return m->tokenizer; }
+const nib_model_info *nib_model_get_info(const nib_model *m) {
+    return &m->info;
+}
+const nib_gguf *nib_model_gguf(const nib_model *m) {
+    return m->gguf;
+}
+const nib_tokenizer *nib_model_tokenizer(const nib_model *m) {
+    return m->tokenizer;
+}
 
 uint64_t nib_model_kv_bytes(const nib_model *m, nib_kv_type t, int64_t n_ctx) {
     if (!m->desc.n_layer || n_ctx <= 0) return 0;
@@ -173,12 +185,13 @@ nib_sample_params nib_model_sampling(const nib_model *m) {
         const char *key;
         size_t at;
         bool integer;
-    } rows[] = {{"general.sampling.temp", offsetof(nib_sample_params, temperature), false},
-                {"general.sampling.top_k", offsetof(nib_sample_params, top_k), true},
-                {"general.sampling.top_p", offsetof(nib_sample_params, top_p), false},
-                {"general.sampling.min_p", offsetof(nib_sample_params, min_p), false},
-                {"general.sampling.penalty_repeat", offsetof(nib_sample_params, repeat_penalty), false},
-                {"general.sampling.penalty_last_n", offsetof(nib_sample_params, penalty_window), true}};
+    } rows[] = {
+        {"general.sampling.temp", offsetof(nib_sample_params, temperature), false},
+        {"general.sampling.top_k", offsetof(nib_sample_params, top_k), true},
+        {"general.sampling.top_p", offsetof(nib_sample_params, top_p), false},
+        {"general.sampling.min_p", offsetof(nib_sample_params, min_p), false},
+        {"general.sampling.penalty_repeat", offsetof(nib_sample_params, repeat_penalty), false},
+        {"general.sampling.penalty_last_n", offsetof(nib_sample_params, penalty_window), true}};
     for (size_t i = 0; i < NIB_ARRAY_LEN(rows); i++) {
         float f;
         int64_t n;

@@ -12,7 +12,8 @@ static int64_t model_limit(const nib_model *m) {
     return m->desc.pos_embd.data ? m->desc.pos_embd.n : (int64_t)1 << 24;
 }
 
-static void needs(const nib_model *m, const nib_engine_params *p, nib_kv_type kv, int64_t n_ctx, nib_plan *out) {
+static void needs(const nib_model *m, const nib_engine_params *p, nib_kv_type kv, int64_t n_ctx,
+                  nib_plan *out) {
     size_t memory = 0, scratch = 0, page = nib_decoder_page_bytes(&m->desc, kv);
     nib_decoder_measure(&m->desc, nib_resolve_batch(m, p, n_ctx), &memory, &scratch);
     nib_sysinfo si;
@@ -23,7 +24,8 @@ static void needs(const nib_model *m, const nib_engine_params *p, nib_kv_type kv
     out->weights = 0;
     for (int64_t i = 0; i < m->n_uploads && !m->loaded; i++) {
         const nib_upload *u = &m->uploads[i];
-        uint64_t own = nib_upload_bytes(u, false); /* else it stays in the file's mapping, which must be held too */
+        uint64_t own = nib_upload_bytes(
+            u, false); /* else it stays in the file's mapping, which must be held too */
         out->weights += own ? own : (uint64_t)u->mat->stride * (uint64_t)u->mat->n;
     }
     out->kv = pages * page;
@@ -33,15 +35,18 @@ static void needs(const nib_model *m, const nib_engine_params *p, nib_kv_type kv
 }
 
 /* The largest context, a multiple of 256, that fits what is available; 0 when not even 256 does. */
-static int64_t largest(const nib_model *m, const nib_engine_params *p, nib_kv_type kv, uint64_t available) {
+static int64_t largest(const nib_model *m, const nib_engine_params *p, nib_kv_type kv,
+                       uint64_t available) {
     if (!nib_decoder_page_bytes(&m->desc, kv)) return 0;
     int64_t limit = NIB_MIN(m->desc.n_ctx_train, model_limit(m)), lo = 0, hi = (limit + 255) / 256;
     while (lo < hi) {
         int64_t mid = (lo + hi + 1) / 2;
         nib_plan plan;
         needs(m, p, kv, NIB_MIN(mid * 256, limit), &plan);
-        if (plan.total <= available) lo = mid;
-        else hi = mid - 1;
+        if (plan.total <= available)
+            lo = mid;
+        else
+            hi = mid - 1;
     }
     return NIB_MIN(lo * 256, limit);
 }
@@ -56,8 +61,10 @@ static uint64_t available_bytes(void) {
 
 int64_t nib_resolve_ctx(const nib_model *m, const nib_engine_params *p) {
     int64_t n = p->n_ctx;
-    if (n == NIB_CTX_AUTO) n = NIB_MAX(largest(m, p, p->kv, available_bytes()), 256);
-    else if (n <= 0) n = NIB_MIN((int64_t)NIB_CTX_DEFAULT, m->desc.n_ctx_train);
+    if (n == NIB_CTX_AUTO)
+        n = NIB_MAX(largest(m, p, p->kv, available_bytes()), 256);
+    else if (n <= 0)
+        n = NIB_MIN((int64_t)NIB_CTX_DEFAULT, m->desc.n_ctx_train);
     return NIB_MIN(n, model_limit(m));
 }
 

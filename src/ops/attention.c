@@ -1,14 +1,17 @@
 /* Attention over the paged cache, and positions.
  *
- * Two phases. Prepare: per token and kv head, norm and rotate its query heads and its key, put key and value into the
- * cache. Attend: a task is a block of tokens of one run and one kv head; the query heads that share it are stacked, so
- * each key is read once for all of them. Chunks of the cache start at fixed positions and are merged in ascending
- * order, which makes a token's result independent of everything around it. */
+ * Two phases. Prepare: per token and kv head, norm and rotate its query heads and its key, put key
+ * and value into the cache. Attend: a task is a block of tokens of one run and one kv head; the
+ * query heads that share it are stacked, so each key is read once for all of them. Chunks of the
+ * cache start at fixed positions and are merged in ascending order, which makes a token's result
+ * independent of everything around it. */
 #include <math.h>
 #include "ops/ops.h"
 
-enum { MAX_Q = 64, /* query vectors a task stacks */
-       TOKENS = 16 /* tokens a prepare task takes */ };
+enum {
+    MAX_Q = 64, /* query vectors a task stacks */
+    TOKENS = 16 /* tokens a prepare task takes */
+};
 
 void nib_op_rope_table(nib_rows r, const nib_rope *rope, const int64_t *pos, float *cs) {
     int half = rope->n_rot / 2;
@@ -55,19 +58,24 @@ size_t nib_op_attention_scratch(int dv) {
     return carve(&x, NULL, dv);
 }
 
-static void norm_head(nib_worker *w, const nib_attention *a, const nib_norm *n, int64_t step, int head, float *x) {
+static void norm_head(nib_worker *w, const nib_attention *a, const nib_norm *n, int64_t step,
+                      int head, float *x) {
     if (!n->w) return;
     const float *weight = n->w + head * step, *bias = n->b ? n->b + head * step : NULL;
-    if (a->qk_kind == NIB_NORM_RMS) w->k->rms_norm(x, weight, a->eps, a->d, x);
-    else w->k->layer_norm(x, weight, bias, a->eps, a->d, x);
+    if (a->qk_kind == NIB_NORM_RMS)
+        w->k->rms_norm(x, weight, a->eps, a->d, x);
+    else
+        w->k->layer_norm(x, weight, bias, a->eps, a->d, x);
 }
 
 /* One norm over the whole width needs all heads at once, so it is a phase of its own. */
 static void norm_full(nib_worker *w, const nib_attention *a, int64_t n_tok, float *q, float *k) {
     nib_rows r;
     nib_share(w, n_tok, &r.t0, &r.t1);
-    if (a->q_norm.w) nib_op_norm(w, r, a->qk_kind, &a->q_norm, a->eps, q, q, (int64_t)a->n_head * a->d);
-    if (a->k_norm.w) nib_op_norm(w, r, a->qk_kind, &a->k_norm, a->eps, k, k, (int64_t)a->n_kv * a->d);
+    if (a->q_norm.w)
+        nib_op_norm(w, r, a->qk_kind, &a->q_norm, a->eps, q, q, (int64_t)a->n_head * a->d);
+    if (a->k_norm.w)
+        nib_op_norm(w, r, a->qk_kind, &a->k_norm, a->eps, k, k, (int64_t)a->n_kv * a->d);
     nib_sync(w);
 }
 
@@ -76,8 +84,8 @@ static uint8_t *head_page(const nib_attention *a, const nib_run *run, int64_t pa
 }
 
 /* Tokens [t, t+n) of the batch, all of one run; one kv head. */
-static void prepare(nib_worker *w, const nib_attention *a, const nib_run *run, int64_t t, int64_t n, int kv,
-                    float *q, float *k, const float *v) {
+static void prepare(nib_worker *w, const nib_attention *a, const nib_run *run, int64_t t, int64_t n,
+                    int kv, float *q, float *k, const float *v) {
     int group = a->n_head / a->n_kv;
     for (int64_t i = t; i < t + n; i++) {
         const float *cs = a->rope ? a->cs + i * a->rope->n_rot : NULL;
@@ -93,14 +101,14 @@ static void prepare(nib_worker *w, const nib_attention *a, const nib_run *run, i
         }
         int64_t pos = run->pos0 + (i - run->t0);
         uint8_t *page = head_page(a, run, pos / NIB_PAGE, kv);
-        w->k->kv_store(a->kv, key, a->d, v + (i * a->n_kv + kv) * a->dv, a->dv, (int)(pos % NIB_PAGE), page,
-                       page + a->k_bytes);
+        w->k->kv_store(a->kv, key, a->d, v + (i * a->n_kv + kv) * a->dv, a->dv,
+                       (int)(pos % NIB_PAGE), page, page + a->k_bytes);
     }
 }
 
 /* Tokens [t, t+n) against query heads [h0, h1) of one kv head; (h1 - h0) * n <= MAX_Q. */
-static void attend(nib_worker *w, const nib_attention *a, const nib_run *run, int64_t t, int64_t n, int kv, int h0,
-                   int h1, const float *q, float *out, scratch *x) {
+static void attend(nib_worker *w, const nib_attention *a, const nib_run *run, int64_t t, int64_t n,
+                   int kv, int h0, int h1, const float *q, float *out, scratch *x) {
     int n_heads = h1 - h0, n_q = (int)n * n_heads;
     int64_t first = INT64_MAX, last = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -118,8 +126,16 @@ static void attend(nib_worker *w, const nib_attention *a, const nib_run *run, in
     }
     bool fresh = true;
     for (int64_t c = first / NIB_ATTN_CHUNK; c * NIB_ATTN_CHUNK < last; c++) {
-        nib_attn job = {.type = a->kv, .d = a->d, .dv = a->dv, .pos0 = c * NIB_ATTN_CHUNK, .n_q = n_q,
-                        .q = x->q, .lo = x->lo, .hi = x->hi, .softcap = a->softcap, .scores = x->scores};
+        nib_attn job = {.type = a->kv,
+                        .d = a->d,
+                        .dv = a->dv,
+                        .pos0 = c * NIB_ATTN_CHUNK,
+                        .n_q = n_q,
+                        .q = x->q,
+                        .lo = x->lo,
+                        .hi = x->hi,
+                        .softcap = a->softcap,
+                        .scores = x->scores};
         job.m = fresh ? x->m : x->m2;
         job.s = fresh ? x->s : x->s2;
         job.o = fresh ? x->o : x->o2;
@@ -131,7 +147,8 @@ static void attend(nib_worker *w, const nib_attention *a, const nib_run *run, in
         }
         w->k->attn(&job);
         for (int i = 0; !fresh && i < n_q; i++)
-            w->k->attn_merge(&x->m[i], &x->s[i], x->o + i * a->dv, x->m2[i], x->s2[i], x->o2 + i * a->dv, a->dv);
+            w->k->attn_merge(&x->m[i], &x->s[i], x->o + i * a->dv, x->m2[i], x->s2[i],
+                             x->o2 + i * a->dv, a->dv);
         fresh = false;
     }
     for (int64_t i = 0; i < n; i++) {
@@ -144,8 +161,8 @@ static void attend(nib_worker *w, const nib_attention *a, const nib_run *run, in
     }
 }
 
-/* Query heads of one kv head a task takes: all, unless they are more than MAX_Q, or one token has fewer kv heads than
- * there are threads. */
+/* Query heads of one kv head a task takes: all, unless they are more than MAX_Q, or one token has
+ * fewer kv heads than there are threads. */
 static int heads_per_task(const nib_worker *w, const nib_attention *a, int64_t n_tok) {
     int group = a->n_head / a->n_kv, n = group;
     if (n_tok == 1 && a->n_kv < w->n) {
@@ -155,23 +172,24 @@ static int heads_per_task(const nib_worker *w, const nib_attention *a, int64_t n
     return NIB_MIN(n, MAX_Q);
 }
 
-void nib_op_attention(nib_worker *w, const nib_attention *a, const nib_run *runs, int n_runs, int64_t n_tok,
-                      float *q, float *k, const float *v, float *out) {
+void nib_op_attention(nib_worker *w, const nib_attention *a, const nib_run *runs, int n_runs,
+                      int64_t n_tok, float *q, float *k, const float *v, float *out) {
     scratch x;
     carve(&x, w->scratch, a->dv);
     int group = a->n_head / a->n_kv;
     if (a->qk_full && (a->q_norm.w || a->k_norm.w)) norm_full(w, a, n_tok, q, k);
 
     if (n_tok <= NIB_FEW && a->n_kv >= w->n && group <= MAX_Q) {
-        /* A thread owns whole kv heads: what it attends to is what it has just put there; no barrier between. */
+        /* A thread owns whole kv heads: what it attends to is what it has just put there; no
+         * barrier between. */
         int64_t h0, h1, step = MAX_Q / group;
         nib_share(w, a->n_kv, &h0, &h1);
         for (int r = 0; r < n_runs; r++) {
             for (int kv = (int)h0; kv < h1; kv++) {
                 prepare(w, a, &runs[r], runs[r].t0, runs[r].n, kv, q, k, v);
                 for (int64_t t = 0; t < runs[r].n; t += step)
-                    attend(w, a, &runs[r], runs[r].t0 + t, NIB_MIN(step, runs[r].n - t), kv, kv * group,
-                           (kv + 1) * group, q, out, &x);
+                    attend(w, a, &runs[r], runs[r].t0 + t, NIB_MIN(step, runs[r].n - t), kv,
+                           kv * group, (kv + 1) * group, q, out, &x);
             }
         }
         return;
@@ -203,7 +221,8 @@ void nib_op_attention(nib_worker *w, const nib_attention *a, const nib_run *runs
             /* the last blocks see the most positions: start with them */
             int64_t t = (blocks - 1 - i / parts / a->n_kv) * step;
             int h0 = kv * group + part * heads, h1 = NIB_MIN(h0 + heads, (kv + 1) * group);
-            attend(w, a, &runs[r], runs[r].t0 + t, NIB_MIN(step, runs[r].n - t), kv, h0, h1, q, out, &x);
+            attend(w, a, &runs[r], runs[r].t0 + t, NIB_MIN(step, runs[r].n - t), kv, h0, h1, q, out,
+                   &x);
         }
         base += n_tasks;
     }

@@ -7,8 +7,8 @@ nib_rows nib_op_rows(const nib_worker *w, int64_t n_tok) {
     return r;
 }
 
-void nib_op_norm(nib_worker *w, nib_rows r, nib_norm_kind kind, const nib_norm *n, float eps, const float *x,
-                 float *y, int64_t width) {
+void nib_op_norm(nib_worker *w, nib_rows r, nib_norm_kind kind, const nib_norm *n, float eps,
+                 const float *x, float *y, int64_t width) {
     for (int64_t t = r.t0; t < r.t1; t++) {
         if (kind == NIB_NORM_RMS)
             w->k->rms_norm(x + t * width, n->w, eps, width, y + t * width);
@@ -25,7 +25,8 @@ bool nib_linear_needs_q8(const nib_linear *l) {
     return l->w.data && nib_mat_act(l->w.dtype) == NIB_ACT_Q8;
 }
 
-void nib_op_lookup(nib_worker *w, nib_rows r, const nib_mat *m, const int32_t *ids, float scale, float *y) {
+void nib_op_lookup(nib_worker *w, nib_rows r, const nib_mat *m, const int32_t *ids, float scale,
+                   float *y) {
     for (int64_t t = r.t0; t < r.t1; t++) {
         w->k->unpack_row(m, ids[t], y + t * m->k);
         if (scale != 1.0f) w->k->scale(y + t * m->k, scale, m->k);
@@ -33,9 +34,10 @@ void nib_op_lookup(nib_worker *w, nib_rows r, const nib_mat *m, const int32_t *i
 }
 
 /* ---- panels shared out ----
- * Three quarters of the panels are dealt out beforehand, so that a thread reads the same memory every time; the rest
- * is taken in small chunks, which lets a thread that was held up fall behind without stopping the others. Chunks are
- * four panels, because the one-token kernels walk four at once. */
+ * Three quarters of the panels are dealt out beforehand, so that a thread reads the same memory
+ * every time; the rest is taken in small chunks, which lets a thread that was held up fall behind
+ * without stopping the others. Chunks are four panels, because the one-token kernels walk four at
+ * once. */
 enum { CHUNK = 4 };
 typedef void (*panel_fn)(nib_worker *w, const void *job, int64_t p0, int64_t p1);
 
@@ -51,9 +53,12 @@ static void share_panels(nib_worker *w, int64_t n_panels, panel_fn fn, const voi
         fn(w, job, p, NIB_MIN(p + CHUNK, n_panels));
 }
 
-static int64_t panels_of(const nib_mat *m) { return (m->n + NIB_PANEL - 1) / NIB_PANEL; }
+static int64_t panels_of(const nib_mat *m) {
+    return (m->n + NIB_PANEL - 1) / NIB_PANEL;
+}
 
-static void add_bias(nib_worker *w, const nib_linear *l, int64_t n_tok, int64_t p0, int64_t p1, float *y) {
+static void add_bias(nib_worker *w, const nib_linear *l, int64_t n_tok, int64_t p0, int64_t p1,
+                     float *y) {
     if (!l->bias) return;
     int64_t r0 = p0 * NIB_PANEL, r1 = NIB_MIN(p1 * NIB_PANEL, l->w.n);
     for (int64_t t = 0; t < n_tok; t++) w->k->add(y + t * l->w.n + r0, l->bias + r0, r1 - r0);
@@ -81,7 +86,8 @@ static void linear_panels(nib_worker *w, const void *job, int64_t p0, int64_t p1
     }
 }
 
-void nib_op_linear(nib_worker *w, int n, const nib_linear *const *l, const nib_act *a, float *const *y) {
+void nib_op_linear(nib_worker *w, int n, const nib_linear *const *l, const nib_act *a,
+                   float *const *y) {
     linear_job j = {n, l, a, y};
     int64_t total = 0;
     for (int i = 0; i < n; i++) total += panels_of(&l[i]->w);
@@ -107,15 +113,17 @@ static void act_panels(nib_worker *w, const void *job, int64_t p0, int64_t p1) {
     const act_job *j = job;
     int64_t n_tok = j->a->n_tok, ld = j->up->w.n;
     const nib_linear *first = j->gate ? j->gate : j->up;
-    /* Some panels at a time, so that what was just computed is still near when it is multiplied. 'up' goes to this
-     * worker's scratch, behind what matmul uses. */
-    float *tmp = (float *)((char *)w->scratch + NIB_ROUND_UP(nib_matmul_scratch(n_tok, j->a->k), 64));
+    /* Some panels at a time, so that what was just computed is still near when it is multiplied.
+     * 'up' goes to this worker's scratch, behind what matmul uses. */
+    float *tmp =
+        (float *)((char *)w->scratch + NIB_ROUND_UP(nib_matmul_scratch(n_tok, j->a->k), 64));
     for (int64_t p = p0; p < p1; p += CHUNK) {
         int64_t end = NIB_MIN(p + CHUNK, p1);
         int64_t r0 = p * NIB_PANEL, width = NIB_MIN(end * NIB_PANEL, ld) - r0;
         w->k->matmul(&first->w, j->a, p, end, j->y, ld, w->scratch);
         add_bias(w, first, n_tok, p, end, j->y);
-        /* matmul writes y[t*ld + row] for rows from r0 on: the base is moved so that row r0 lands in tmp[0] */
+        /* matmul writes y[t*ld + row] for rows from r0 on: the base is moved so that row r0 lands
+         * in tmp[0] */
         if (j->gate) w->k->matmul(&j->up->w, j->a, p, end, tmp - r0, CHUNK * NIB_PANEL, w->scratch);
         for (int64_t t = 0; t < n_tok; t++) {
             float *row = j->y + t * ld + r0;
@@ -128,12 +136,13 @@ static void act_panels(nib_worker *w, const void *job, int64_t p0, int64_t p1) {
     }
 }
 
-void nib_op_linear_act(nib_worker *w, const nib_linear *gate, const nib_linear *up, nib_activation act,
-                       const nib_act *a, float *y) {
+void nib_op_linear_act(nib_worker *w, const nib_linear *gate, const nib_linear *up,
+                       nib_activation act, const nib_act *a, float *y) {
     act_job j = {gate, up, act, a, y};
     share_panels(w, panels_of(&up->w), act_panels, &j);
 }
 
 size_t nib_op_linear_scratch(int64_t n_tok, int64_t k) {
-    return NIB_ROUND_UP(nib_matmul_scratch(n_tok, k), 64) + (size_t)n_tok * CHUNK * NIB_PANEL * sizeof(float);
+    return NIB_ROUND_UP(nib_matmul_scratch(n_tok, k), 64) +
+           (size_t)n_tok * CHUNK * NIB_PANEL * sizeof(float);
 }

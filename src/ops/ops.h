@@ -1,13 +1,16 @@
 /* ops - the operations a model is made of, for one worker of a running program.
  *
- * Every op is called by all workers with the same arguments (SPMD) and does its worker's share. Ops do not wait at the
- * end: the program calls nib_sync where the next op needs what others wrote. Inputs and outputs are explicit and
- * distinct unless stated, so that a training pass can keep what a backward needs beside each call.
+ * Every op is called by all workers with the same arguments (SPMD) and does its worker's share. Ops
+ * do not wait at the end: the program calls nib_sync where the next op needs what others wrote.
+ * Inputs and outputs are explicit and distinct unless stated, so that a training pass can keep what
+ * a backward needs beside each call.
  *
- * Few tokens (T <= NIB_FEW) are handled differently from many, without changing a bit: element-wise work is done
- * by every worker for all tokens into memory of its own, which saves the barrier that sharing it would need.
+ * Few tokens (T <= NIB_FEW) are handled differently from many, without changing a bit: element-wise
+ * work is done by every worker for all tokens into memory of its own, which saves the barrier that
+ * sharing it would need.
  *
- * Legend: T tokens, E embedding, H heads, K kv heads, D head width, F feed-forward, V vocabulary. */
+ * Legend: T tokens, E embedding, H heads, K kv heads, D head width, F feed-forward, V vocabulary.
+ */
 #ifndef NIB_OPS_H
 #define NIB_OPS_H
 #include "backend/backend.h"
@@ -23,7 +26,11 @@ typedef enum nib_norm_kind { NIB_NORM_RMS, NIB_NORM_LAYER } nib_norm_kind;
 typedef struct nib_norm {
     const float *w, *b; /* w NULL: the model has no such norm */
 } nib_norm;
-typedef enum nib_activation { NIB_ACTIVATION_SILU, NIB_ACTIVATION_GELU_TANH, NIB_ACTIVATION_GELU_ERF } nib_activation;
+typedef enum nib_activation {
+    NIB_ACTIVATION_SILU,
+    NIB_ACTIVATION_GELU_TANH,
+    NIB_ACTIVATION_GELU_ERF
+} nib_activation;
 
 /* The tokens a worker handles in element-wise work: all of them when T is few, else its share. */
 typedef struct nib_rows {
@@ -32,17 +39,18 @@ typedef struct nib_rows {
 nib_rows nib_op_rows(const nib_worker *w, int64_t n_tok);
 
 /* y = norm(x), row by row; y may be x. */
-void nib_op_norm(nib_worker *w, nib_rows r, nib_norm_kind kind, const nib_norm *n, float eps, const float *x,
-                 float *y, int64_t width);
+void nib_op_norm(nib_worker *w, nib_rows r, nib_norm_kind kind, const nib_norm *n, float eps,
+                 const float *x, float *y, int64_t width);
 /* Quantises rows of a->x into a's q, d and sum (this worker's own when T is few). */
 void nib_op_quantise(nib_worker *w, nib_rows r, nib_act *a);
 bool nib_linear_needs_q8(const nib_linear *l);
 
 /* y_i [T, N_i] = x W_i^T + b_i for n matrices over one input, shared by panels of 16 rows. */
-void nib_op_linear(nib_worker *w, int n, const nib_linear *const *l, const nib_act *a, float *const *y);
+void nib_op_linear(nib_worker *w, int n, const nib_linear *const *l, const nib_act *a,
+                   float *const *y);
 /* y [T, F] = act(x Wg^T + bg) * (x Wu^T + bu); gate NULL: y = act(x Wu^T + bu). */
-void nib_op_linear_act(nib_worker *w, const nib_linear *gate, const nib_linear *up, nib_activation act,
-                       const nib_act *a, float *y);
+void nib_op_linear_act(nib_worker *w, const nib_linear *gate, const nib_linear *up,
+                       nib_activation act, const nib_act *a, float *y);
 /* Scratch one worker needs for either. */
 size_t nib_op_linear_scratch(int64_t n_tok, int64_t k);
 
@@ -77,17 +85,20 @@ typedef struct nib_attention {
     const float *cs;         /* its table, by token of the batch */
     nib_norm_kind qk_kind;
     nib_norm q_norm, k_norm;
-    bool qk_full;                     /* one norm over all heads; else one per head */
-    int64_t q_norm_step, k_norm_step; /* per head: how far apart the heads' weights are (0: shared) */
+    bool qk_full; /* one norm over all heads; else one per head */
+    int64_t q_norm_step,
+        k_norm_step; /* per head: how far apart the heads' weights are (0: shared) */
     float eps;
 } nib_attention;
 
 /* Norms and rotates q and k, puts k and v into the cache, then attends: out [T, H*Dv].
- * q [T, H*D] and k [T, K*D] are changed in place. Contains the barriers it needs between its own phases. */
-void nib_op_attention(nib_worker *w, const nib_attention *a, const nib_run *runs, int n_runs, int64_t n_tok,
-                      float *q, float *k, const float *v, float *out);
+ * q [T, H*D] and k [T, K*D] are changed in place. Contains the barriers it needs between its own
+ * phases. */
+void nib_op_attention(nib_worker *w, const nib_attention *a, const nib_run *runs, int n_runs,
+                      int64_t n_tok, float *q, float *k, const float *v, float *out);
 size_t nib_op_attention_scratch(int dv);
 
 /* y [t] = scale * row ids[t] of m (token embedding). */
-void nib_op_lookup(nib_worker *w, nib_rows r, const nib_mat *m, const int32_t *ids, float scale, float *y);
+void nib_op_lookup(nib_worker *w, nib_rows r, const nib_mat *m, const int32_t *ids, float scale,
+                   float *y);
 #endif
