@@ -81,7 +81,9 @@ int nib_sentence_count(const char *text, size_t len);
 size_t nib_sentence_end(const char *text, size_t len, int n);
 
 /* Clean-up (cleanup.c): collapses repeated spaces and repeated punctuation ("!!!!" -> "!", "..." stays), drops spaces before ",.;:!?";
- * never touches apostrophes, newlines, code (fenced or inline), non-ASCII text. Idempotent. */
+ * never touches apostrophes, newlines, code (fenced, indented or inline), addresses, tables, markers and indentation of
+ * lines, non-ASCII text. Idempotent; and of a clean text that ends in no space, with more behind it, only what is behind it changes.
+ * Appends to out. */
 nib_status nib_text_cleanup(const char *text, size_t len, nib_buf *out, nib_error *e);
 
 /* Autocorrect (autocorrect.c): word frequencies from a plain dictionary, edit distance at most 2, case kept; words with digits, in
@@ -94,15 +96,21 @@ void nib_dictionary_free(nib_dictionary *d);
 nib_status nib_autocorrect(const nib_dictionary *d, const char *text, size_t len, nib_buf *out, nib_error *e);
 
 /* Thinking (thinking.c): splits a reply, as it streams, into thoughts and answer. Tag pairs are rows of thinking.def
- * (<think>, <thinking>, <|channel|>analysis ..., [THINK]). Text that may be the start of a tag is held back. */
+ * (<think>, <thinking>, <|channel|>analysis ..., [THINK]). Text that may be the start of a tag is held back; the result is
+ * the same however the reply is cut into chunks. Tags count where a reply begins and after a thought, not in the answer. */
 typedef struct nib_think_split {
-    bool inside;      /* set before the first put when the prompt already opened a thought */
-    int tag;
+    bool inside; /* in a thought; set before the first put when the prompt already opened one */
+    int tag;     /* the row whose closing tag is awaited, from 1; 0: none, or (inside) any */
     nib_buf held;
-    bool trim;
+    bool trim, answering, any; /* drop space next; the answer has begun; a thought was put out */
 } nib_think_split;
+/* final: nothing more comes, what is held goes out. NIB_ERR_NOMEM is the only failure. */
 nib_status nib_think_put(nib_think_split *s, const char *text, size_t len, bool final, nib_buf *thought, nib_buf *answer);
 void nib_think_free(nib_think_split *s);
-/* Whether a rendered prompt ends inside an opened thought. */
+/* Whether a rendered prompt ends with an opened thought. */
 bool nib_think_open(const char *prompt, size_t len);
+/* What closes the thought that s is in ("</think>" when the prompt opened it). */
+nib_str nib_think_closing(const nib_think_split *s);
+/* Whether a control token spelled so is part of some tag, so that nib_think_put must see it. */
+bool nib_think_spells(nib_str word);
 #endif
