@@ -1,5 +1,4 @@
 /* Q8_0: 32 weights in 34 bytes, w = d q with q a signed byte. */
-#include <math.h>
 #include "tensor/fit.h"
 
 typedef struct block {
@@ -19,18 +18,19 @@ void nib_q8_0_encode(const float *src, void *dst, int64_t n, const float *imatri
     block *b = dst;
     (void)imatrix; /* at 8 bits the nearest code at full range is as good as it gets */
     for (; n > 0; n -= 32, src += 32, b++) {
-        float top = 0;
+        int32_t top =
+            0; /* bits of the largest magnitude: integers compare alike, and side by side */
         for (int i = 0; i < 32; i++) {
-            float a = src[i] < 0 ? -src[i] : src[i];
+            int32_t a = (int32_t)(nib_f32_bits(src[i]) & 0x7fffffffu);
             top = a > top ? a : top;
         }
-        uint16_t h = nib_fit_f16(top / 127);
+        uint16_t h = nib_fit_f16(nib_bits_f32((uint32_t)top) / 127);
         float inv = h ? 1 / nib_f16_to_f32(h) : 0;
         memcpy(b->d, &h, 2);
         for (int i = 0; i < 32; i++) {
             float v = src[i] * inv;
             v = v > -127 ? v : -127, v = v < 127 ? v : 127;
-            b->q[i] = (int8_t)lrintf(v);
+            b->q[i] = (int8_t)((v + 0x1.8p23f) - 0x1.8p23f); /* nearest, ties to even */
         }
     }
 }
