@@ -238,6 +238,40 @@ static void test_jsonl_reference(void **state) {
                         "{\"ids\": [1, 15043, 3186], \"detok\": \"<s> Hello world\"}\n");
 }
 
+static void test_render(void **state) {
+    (void)state;
+    static const char vars[] =
+        "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi <|im_end|>\"}], "
+        "\"add_generation_prompt\": true, \"name\": \"N\"}";
+    test_nib(vars, "render --template %s --vars -", tiny());
+    test_status(0);
+    assert_string_equal(ran.out.data,
+                        "<|im_start|>user\nHi <|im_end|><|im_end|>\n<|im_start|>assistant\n");
+    const char *t =
+        write_file("t.jinja", "{{ name }} {{ strftime_now('%Y-%m-%d %H:%M') }}{{ bos_token }}", 63);
+    test_nib(vars, "render --template %s --vars - --now 2026-01-15T10:30:00", t);
+    test_status(0);
+    assert_string_equal(ran.out.data, "N 2026-01-15 10:30"); /* exactly: no newline is added */
+    test_nib(vars, "render --template %s --vars - --now yesterday", t);
+    test_failed(2, "expected a time such as 2026-01-15T10:30:00");
+    test_nib(NULL, "render --template %s", t);
+    test_failed(2, "--vars is missing");
+    test_nib("[]", "render --template %s --vars -", t);
+    test_failed(1, "standard input: expected a JSON object");
+    test_nib("{\"a\": 1", "render --template %s --vars -", t);
+    test_failed(1, "standard input: JSON line 1");
+    test_nib(vars, "render --template %s --vars -", write_file("t.jinja", "{% if %}", 8));
+    test_failed(1, "t.jinja: ");
+    test_nib(vars, "render --template %s --vars -",
+             write_file("t.jinja", "{{ raise_exception('no way') }}", 31));
+    test_failed(1, "no way");
+    test_nib(vars, "render --template %s --vars -",
+             write_file("t.jinja", "{% for i in range(99999999) %}{{ messages }}{% endfor %}", 57));
+    test_status(1);
+    test_nib(vars, "render --template %s --vars -", embedder());
+    test_failed(1, "no chat template");
+}
+
 static void test_logits(void **state) {
     (void)state;
     char out[256];
@@ -365,12 +399,13 @@ static void test_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_help),       cmocka_unit_test(test_usage),
-        cmocka_unit_test(test_doctor),     cmocka_unit_test(test_completion),
-        cmocka_unit_test(test_stdout),     cmocka_unit_test(test_show),
-        cmocka_unit_test(test_tokens),     cmocka_unit_test(test_jsonl_reference),
-        cmocka_unit_test(test_logits),     cmocka_unit_test(test_embed),
-        cmocka_unit_test(test_bad_models), cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_help),   cmocka_unit_test(test_usage),
+        cmocka_unit_test(test_doctor), cmocka_unit_test(test_completion),
+        cmocka_unit_test(test_stdout), cmocka_unit_test(test_show),
+        cmocka_unit_test(test_tokens), cmocka_unit_test(test_jsonl_reference),
+        cmocka_unit_test(test_render), cmocka_unit_test(test_logits),
+        cmocka_unit_test(test_embed),  cmocka_unit_test(test_bad_models),
+        cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
