@@ -1,5 +1,6 @@
 /* nib show: what a model file is, and what running it takes. */
 #include <jansson.h>
+#include <math.h>
 #include "cli/host.h"
 
 static bool as_json, show_template, show_tensors, show_keys;
@@ -81,7 +82,43 @@ static json_t *number(uint64_t v) {
     return json_integer((json_int_t)v);
 }
 
-static nib_status print_json(const nib_model *m, nib_error *e) {
+static json_t *tensors_json(const nib_gguf *g) {
+    json_t *list = json_array();
+    for (int64_t i = 0; i < nib_gguf_n_tensors(g); i++) {
+        const nib_tensor *t = nib_gguf_tensor_at(g, i);
+        json_t *shape = json_array();
+        for (int d = 0; d < t->n_dims; d++) json_array_append_new(shape, json_integer(t->ne[d]));
+        json_array_append_new(list, json_pack("{s:o, s:s, s:o}", "name", text(t->name), "type",
+                                              nib_dtype_get(t->dtype)->name, "shape", shape));
+    }
+    return list;
+}
+
+/* Arrays, which may be long, as their length. */
+static json_t *keys_json(const nib_gguf *g) {
+    json_t *all = json_object();
+    for (int64_t i = 0; i < nib_gguf_n_kv(g); i++) {
+        const nib_gguf_kv *kv = nib_gguf_kv_at(g, i);
+        json_t *v;
+        switch (kv->type) {
+        case NIB_GGUF_STR: v = nib_json_text(kv->str.p, kv->str.n); break;
+        case NIB_GGUF_ARR: v = json_pack("{s:I}", "array_of", (json_int_t)kv->arr_n); break;
+        case NIB_GGUF_F32:
+        case NIB_GGUF_F64: v = isfinite(kv->f) ? json_real(kv->f) : json_null(); break;
+        case NIB_GGUF_BOOL: v = json_boolean(kv->i); break;
+        default: v = json_integer(kv->i);
+        }
+        json_t *key = nib_json_text(kv->key.p, kv->key.n);
+        if (key)
+            json_object_set_new(all, json_string_value(key), v);
+        else
+            json_decref(v);
+        json_decref(key);
+    }
+    return all;
+}
+
+static nib_status print_json(const nib_model *m, const char *unsupported, nib_error *e) {
     const nib_model_info *i = nib_model_get_info(m);
     const nib_tokenizer_info *t = nib_tokenizer_get_info(nib_model_tokenizer(m));
     share shares[MAX_SHARES];
@@ -113,6 +150,10 @@ static nib_status print_json(const nib_model *m, nib_error *e) {
                                       t->pre, "tokens", t->n_vocab, "bos", t->bos, "eos", t->eos,
                                       "add_bos", t->add_bos, "add_eos", t->add_eos));
         json_object_set_new(v, "chat_template", text(i->chat_template));
+        json_object_set_new(v, "runs", json_boolean(i->has_weights));
+        if (unsupported) json_object_set_new(v, "unsupported", text(unsupported));
+        if (show_keys) json_object_set_new(v, "keys", keys_json(nib_model_gguf(m)));
+        if (show_tensors) json_object_set_new(v, "tensors", tensors_json(nib_model_gguf(m)));
         json_object_set_new(v, "kv_bytes_per_token",
                             json_pack("{s:o, s:o}", "f16", number(kv_per_token(m, NIB_KV_F16)),
                                       "q8_0", number(kv_per_token(m, NIB_KV_Q8_0))));
@@ -171,7 +212,7 @@ static void print_memory(const nib_model *m) {
     }
 }
 
-static void print_people(const nib_model *m) {
+static void print_people(const nib_model *m, const char *unsupported) {
     const nib_model_info *i = nib_model_get_info(m);
     const nib_tokenizer_info *t = nib_tokenizer_get_info(nib_model_tokenizer(m));
     share shares[MAX_SHARES];
@@ -193,6 +234,10 @@ static void print_people(const nib_model *m) {
                    100.0 * (double)shares[k].bytes / (double)i->weight_bytes);
         printf(" of %s)\n", nib_bytes_text(i->weight_bytes));
         row("context"), printf("%lld tokens\n", (long long)i->n_ctx_train);
+    } else if (unsupported) {
+        row("parameters"), printf("%s in %lld tensors\n", nib_count_text(i->n_params),
+                                  (long long)nib_gguf_n_tensors(nib_model_gguf(m)));
+        row("runs"), printf("no: %s\n", unsupported);
     } else {
         row("weights"), printf("none: a vocabulary only\n");
     }
@@ -247,14 +292,24 @@ static void print_keys(const nib_gguf *g) {
     }
 }
 
+/* A family nib does not know can still be looked into: info has what the keys say. */
+static nib_status open_any(const char *path, nib_model **m, nib_error *why, nib_error *e) {
+    nib_gguf *g;
+    NIB_TRY(nib_gguf_open(&g, path, e));
+    nib_model_params p = {.plan_only = true, .vocab_only = nib_gguf_n_tensors(g) == 0};
+    nib_gguf_close(g);
+    nib_status s = nib_model_open(m, path, &p, e);
+    if (s != NIB_ERR_UNSUPPORTED) return s;
+    *why = *e;
+    p.vocab_only = true;
+    return nib_model_open(m, path, &p, NULL) == NIB_OK ? NIB_OK : s;
+}
+
 nib_status nib_cmd_show(nib_cli *c, nib_error *e) {
     NIB_TRY(nib_cli_operands(c, 1, 1, "MODEL", e));
     nib_model *m;
-    nib_gguf *g;
-    NIB_TRY(nib_gguf_open(&g, c->argv[0], e));
-    nib_model_params p = {.plan_only = true, .vocab_only = nib_gguf_n_tensors(g) == 0};
-    nib_gguf_close(g);
-    NIB_TRY(nib_model_open(&m, c->argv[0], &p, e));
+    nib_error unsupported = {0};
+    NIB_TRY(open_any(c->argv[0], &m, &unsupported, e));
     const char *template = nib_model_get_info(m)->chat_template;
     nib_status s = NIB_OK;
     if (show_template && !template) {
@@ -262,9 +317,9 @@ nib_status nib_cmd_show(nib_cli *c, nib_error *e) {
     } else if (show_template) {
         fputs(template, stdout);
     } else if (as_json) {
-        s = print_json(m, e);
+        s = print_json(m, unsupported.code ? unsupported.message : NULL, e);
     } else {
-        print_people(m);
+        print_people(m, unsupported.code ? unsupported.message : NULL);
         if (show_keys) print_keys(nib_model_gguf(m));
         if (show_tensors) print_tensors(nib_model_gguf(m));
     }

@@ -167,6 +167,21 @@ static void test_show(void **state) {
     test_out_has("llama.block_count = 2");
     test_nib(NULL, "show %s --template", embedder());
     test_failed(1, "no chat template");
+    /* a family nib does not know is shown, but does not run */
+    const char *mystery = test_tiny_model("mystery.gguf", &(test_tiny){.arch = "mystery"});
+    test_nib(NULL, "show %s --keys --tensors", mystery);
+    test_status(0);
+    test_out_has("no: ");
+    test_out_has("'mystery' is not known");
+    test_out_has("mystery.block_count = 2");
+    test_out_has("blk.1.ffn_down.weight");
+    test_nib(NULL, "show %s --json --keys --tensors", mystery);
+    test_status(0);
+    test_out_has("\"runs\": false");
+    test_out_has("\"tokenizer.ggml.tokens\": {\"array_of\": 384}");
+    test_out_has("{\"name\": \"blk.0.attn_k.weight\", \"type\": \"F32\", \"shape\": [64, 32]}");
+    test_nib(NULL, "embed %s x", mystery);
+    test_failed(1, "'mystery' is not known");
 }
 
 static void test_tokens(void **state) {
