@@ -197,4 +197,26 @@ void nib_dialog_clear(nib_dialog *d);
 const nib_messages *nib_dialog_messages(const nib_dialog *d);
 nib_status nib_dialog_set_messages(nib_dialog *d, const nib_messages *m, nib_error *e);
 int64_t nib_dialog_context_used(const nib_dialog *d);
+
+/* ---- settings (settings.c): nib_dialog_params by name, for people ---- */
+
+/* Owns what p points to. Zero-initialise, set p from nib_dialog_defaults. */
+typedef struct nib_settings {
+    nib_dialog_params p;
+    bool hide_thoughts; /* for whoever shows replies */
+    char *system, *dictionary_path;
+    char **stop; /* NULL-terminated */
+    size_t n_stop;
+    nib_logit_bias *bias;
+    nib_dictionary *dictionary;
+} nib_settings;
+/* Sets one by name ('-' serves for '_'), sampling settings included. The error names the range, or the nearest name. */
+nib_status nib_settings_set(nib_settings *s, const char *name, const char *value, nib_error *e);
+/* Appends the value, for people. */
+nib_status nib_settings_get(const nib_settings *s, const char *name, nib_buf *out, nib_error *e);
+/* All names: the i-th, or NULL. */
+const char *nib_settings_name(size_t i);
+/* Loads the dictionary when autocorrect wants one: before a reply. */
+nib_status nib_settings_ready(nib_settings *s, nib_error *e);
+void nib_settings_free(nib_settings *s);
 #endif
