@@ -40,19 +40,6 @@ static span union_span(const span *s, int n) {
     return u;
 }
 
-/* The first n <= 16 of half floats or 8-bit integers; the others are 0. */
-static inline v16 load_f16_n(const uint8_t *p, int n) {
-    uint16_t h[16] = {0};
-    if (n >= 16) return v_load_f16(p);
-    memcpy(h, p, 2 * (size_t)n);
-    return v_load_f16(h);
-}
-static inline v16 load_f32_n(const uint8_t *p, int n) {
-    float f[16] = {0};
-    memcpy(f, p, 4 * (size_t)NIB_MIN(n, 16));
-    return v_load(f);
-}
-
 /* ---- K: [column][tile][16 positions] of ATTN_W tiles from tile 'tile' on, columns [d0, d0 + nd)
  * ---- */
 
@@ -68,7 +55,8 @@ static void unpack_k(const nib_attn *a, int tile, int d0, int nd, float *out) {
             break;
         case NIB_KV_F32:
             page += 64 * (at * (size_t)a->d + (size_t)d0);
-            for (int i = 0; i < nd; i++) memcpy(out + i * COLS, page + 64 * i, 64);
+            for (int i = 0; i < nd; i++)
+                v_store(out + i * COLS, v_load((const float *)(const void *)page + 16 * i));
             break;
         case NIB_KV_Q8_0:
             page += 544 * (at * (size_t)a->d + (size_t)d0) / 32;
@@ -86,8 +74,7 @@ static void unpack_k(const nib_attn *a, int tile, int d0, int nd, float *out) {
 }
 
 /* Scores of nq queries against ATTN_W tiles: goes on from the scores there unless 'fresh'. */
-static inline __attribute__((always_inline)) void
-score_block(int nq, const float *q, const float *k, int nd, bool fresh, float *scores) {
+LANE void score_block(int nq, const float *q, const float *k, int nd, bool fresh, float *scores) {
     v16 sum[ATTN_Q][ATTN_W];
     for (int i = 0; i < nq; i++)
         for (int t = 0; t < ATTN_W; t++)
@@ -107,31 +94,49 @@ score_block(int nq, const float *q, const float *k, int nd, bool fresh, float *s
 /* ---- V: [position][COLS] of columns [c0, c0 + nc), positions [lo, hi); missing columns are 0 ----
  */
 
+/* n columns (16 when more) of 'rows' positions 'step' bytes apart. Reads nothing past them. */
+static void unpack_f16(const uint8_t *p, size_t step, int n, int rows, float *out) {
+    uint16_t part[16] = {0};
+    if (n >= 16)
+        for (int i = 0; i < rows; i++, p += step, out += COLS) v_store(out, v_load_f16(p));
+    else
+        for (int i = 0; i < rows; i++, p += step, out += COLS) {
+            memcpy(part, p, 2 * (size_t)n);
+            v_store(out, v_load_f16(part));
+        }
+}
+
 static void unpack_v(const nib_attn *a, int c0, int nc, int lo, int hi, float *out) {
-    for (int p = lo; p < hi; p++, out += COLS) {
+    for (int p = lo, rows; p < hi; p += rows, out += rows * COLS) {
         const uint8_t *page = a->v[p / NIB_PAGE];
-        const size_t at = (size_t)(p % NIB_PAGE) * (size_t)a->dv;
+        const size_t at = (size_t)(p % NIB_PAGE);
+        rows = NIB_MIN(hi - p, NIB_PAGE - p % NIB_PAGE);
         for (int c = 0; c < COLS; c += 16) {
             const int n = nc - c;
-            const size_t from = at + (size_t)(c0 + c);
-            v16 v = v_set1(0);
-            if (n > 0) switch (a->type) {
-                case NIB_KV_F16: v = load_f16_n(page + 2 * from, n); break;
-                case NIB_KV_F32: v = load_f32_n(page + 4 * from, n); break;
-                case NIB_KV_Q8_0:
-                    /* from counts columns from the page's start: whole blocks of 32, then half a
-                     * block */
-                    v = v_load_i8(page + from / 32 * 34 + 2 + from % 32);
-                    v = v_mul(v, v_set1(nib_f16_to_f32(nib_load_u16(page + from / 32 * 34))));
+            const size_t col = (size_t)(c0 + c), dv = (size_t)a->dv;
+            float *to = out + c;
+            if (n <= 0)
+                for (int i = 0; i < rows; i++) v_store(to + i * COLS, v_set1(0));
+            else
+                switch (a->type) {
+                case NIB_KV_F16: unpack_f16(page + 2 * (at * dv + col), 2 * dv, n, rows, to); break;
+                case NIB_KV_F32: {
+                    const float *f = (const float *)(const void *)page + at * dv + col;
+                    for (int i = 0; i < rows; i++, f += dv) v_store(to + i * COLS, v_load_n(f, n));
+                    break;
                 }
-            v_store(out + c, v);
+                case NIB_KV_Q8_0: {
+                    const uint8_t *b = page + (at * dv + col) / 32 * 34;
+                    for (int i = 0; i < rows; i++, b += dv / 32 * 34)
+                        v_store(to + i * COLS, v_mul(v_load_i8(b + 2 + col % 32), v_set1_f16(b)));
+                }
+                }
         }
     }
 }
 
 /* out [nq, COLS] += weights of n positions times V. */
-static inline __attribute__((always_inline)) void mix_block(int nq, const float *weights,
-                                                            const float *v, int n, float *out) {
+LANE void mix_block(int nq, const float *weights, const float *v, int n, float *out) {
     v16 sum[ATTN_Q][ATTN_W];
     for (int i = 0; i < nq; i++)
         for (int t = 0; t < ATTN_W; t++) sum[i][t] = v_load(out + i * COLS + 16 * t);
@@ -152,7 +157,8 @@ static inline __attribute__((always_inline)) void mix_block(int nq, const float 
 /* Turns one query's scores into weights exp(score - m); returns their sum. */
 static float softmax_row(float *x, span s, float softcap, float *m_out) {
     const int t0 = s.lo & ~15, t1 = (s.hi + 15) & ~15;
-    if (softcap > 0) vec_softcap(x + t0, softcap, t1 - t0);
+    if (softcap > 0)
+        for (int i = t0; i < t1; i += 16) v_store(x + i, v_softcap(v_load(x + i), softcap));
     for (int i = t0; i < s.lo; i++) x[i] = -INFINITY;
     for (int i = s.hi; i < t1; i++) x[i] = -INFINITY;
     v16 top = v_set1(-INFINITY), sum = v_set1(0);
@@ -198,19 +204,29 @@ static void mix(int first, int n, const float *weights, const float *v, int p0, 
     }
 }
 
-/* Positions [p0, p1), unpacked at v: together those that all queries of the block see, one by one
- * the others. */
-static void mix_span(const block *b, const span *s, const float *weights, const float *v, int p0,
-                     int p1, float *out) {
-    int lo = p0, hi = p1;
+/* Those queries of a block whose own positions go beyond what all share: as far as they see the
+ * same, together. */
+static void mix_rest(const block *b, const span *s, const float *weights, const float *v, int p0,
+                     span part, float *out) {
+    if (part.lo >= part.hi) return;
+    for (int i = b->first, end = i + b->n, n; i < end; i += n) {
+        const span own = {NIB_MAX(part.lo, s[i].lo), NIB_MIN(part.hi, s[i].hi)};
+        for (n = 1; i + n < end && s[i + n].lo == s[i].lo && s[i + n].hi == s[i].hi; n++) {
+        }
+        mix(i, n, weights, v, p0, own.lo, own.hi, out);
+    }
+}
+
+/* Positions 'part', unpacked at v: those that all queries of the block see in one go. */
+static void mix_span(const block *b, const span *s, const float *weights, const float *v, span part,
+                     float *out) {
+    span all = part;
     for (int i = b->first; i < b->first + b->n; i++)
-        lo = NIB_MAX(lo, s[i].lo), hi = NIB_MIN(hi, s[i].hi);
-    if (lo >= hi) lo = hi = p1;
-    for (int i = b->first; i < b->first + b->n; i++)
-        mix(i, 1, weights, v, p0, NIB_MAX(p0, s[i].lo), NIB_MIN(lo, s[i].hi), out);
-    mix(b->first, b->n, weights, v, p0, lo, hi, out);
-    for (int i = b->first; i < b->first + b->n; i++)
-        mix(i, 1, weights, v, p0, hi, NIB_MIN(p1, s[i].hi), out);
+        all.lo = NIB_MAX(all.lo, s[i].lo), all.hi = NIB_MIN(all.hi, s[i].hi);
+    if (all.lo >= all.hi) all.lo = all.hi = part.hi;
+    mix_rest(b, s, weights, v, part.lo, (span){part.lo, all.lo}, out);
+    mix(b->first, b->n, weights, v, part.lo, all.lo, all.hi, out);
+    mix_rest(b, s, weights, v, part.lo, (span){all.hi, part.hi}, out);
 }
 
 static void attn_group(const nib_attn *a, int q0, int n) {
@@ -232,7 +248,8 @@ static void attn_group(const nib_attn *a, int q0, int n) {
     for (int d0 = 0; d0 < a->d; d0 += DEPTH) {
         const int nd = NIB_MIN(DEPTH, a->d - d0);
         for (int i = 0; i < n; i++)
-            memcpy(packed + i * Q_ROW, a->q[q0 + i] + d0, (size_t)nd * sizeof *packed);
+            for (int j = 0; j < nd; j += 16)
+                v_store(packed + i * Q_ROW + j, v_load_n(a->q[q0 + i] + d0 + j, nd - j));
         for (int p = all.lo / COLS * COLS; p < all.hi; p += COLS) {
             unpack_k(a, p / 16, d0, nd, piece);
             for (const block *b = blocks; b < blocks + n_blocks; b++)
@@ -250,39 +267,21 @@ static void attn_group(const nib_attn *a, int q0, int n) {
 
     for (int c0 = 0; c0 < a->dv; c0 += COLS) {
         const int nc = NIB_MIN(COLS, a->dv - c0);
-        memset(out, 0, (size_t)n * COLS * sizeof *out);
+        for (int j = 0; j < n * COLS; j += 16) v_store(out + j, v_set1(0));
         for (int p0 = all.lo; p0 < all.hi; p0 += SPAN) {
-            const int p1 = NIB_MIN(p0 + SPAN, all.hi);
-            unpack_v(a, c0, nc, p0, p1, piece);
+            const span part = {p0, NIB_MIN(p0 + SPAN, all.hi)};
+            unpack_v(a, c0, nc, part.lo, part.hi, piece);
             for (const block *b = blocks; b < blocks + n_blocks; b++)
-                mix_span(b, s, scores, piece, p0, p1, out);
+                mix_span(b, s, scores, piece, part, out);
         }
         for (int i = 0; i < n; i++)
-            memcpy(a->o + (int64_t)(q0 + i) * a->dv + c0, out + i * COLS, (size_t)nc * sizeof *out);
+            for (int j = 0; j < nc; j += 16)
+                v_store_n(a->o + (int64_t)(q0 + i) * a->dv + c0 + j, v_load(out + i * COLS + j),
+                          nc - j);
     }
 }
 
 static void vec_attn(const nib_attn *a) {
     for (int q0 = 0; q0 < a->n_q; q0 += GROUP) attn_group(a, q0, NIB_MIN(GROUP, a->n_q - q0));
-}
-
-static void vec_all(nib_kernels *k) {
-    k->rms_norm = vec_rms_norm;
-    k->layer_norm = vec_layer_norm;
-    k->add = vec_add;
-    k->add_scaled = vec_add_scaled;
-    k->scale = vec_scale;
-    k->mul = vec_mul;
-    k->silu = vec_silu;
-    k->gelu_tanh = vec_gelu_tanh;
-    k->gelu_erf = vec_gelu_erf;
-    k->softcap = vec_softcap;
-    k->dot = vec_dot;
-    k->rope = vec_rope;
-    k->kv_store = vec_kv_store;
-    k->attn = vec_attn;
-    k->attn_merge = vec_attn_merge;
-    k->attn_finish = vec_attn_finish;
-    k->argmax = vec_argmax;
 }
 #endif

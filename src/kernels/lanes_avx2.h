@@ -15,26 +15,26 @@ typedef struct v16 {
 #define BOTH3(f, x, y, z) ((v16){f((x).a, (y).a, (z).a), f((x).b, (y).b, (z).b)})
 
 /* Lanes [from, from + 8) of a mask with n ones. */
-static inline __m256i first_n(int64_t n, int from) {
+LANE __m256i first_n(int64_t n, int from) {
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)NIB_MIN(n, 16) - from), lane);
 }
 
-static inline v16 v_set1(float x) {
+LANE v16 v_set1(float x) {
     return (v16){_mm256_set1_ps(x), _mm256_set1_ps(x)};
 }
-static inline v16 v_load(const float *p) {
+LANE v16 v_load(const float *p) {
     return (v16){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
 }
-static inline v16 v_load_n(const float *p, int64_t n) {
+LANE v16 v_load_n(const float *p, int64_t n) {
     if (n >= 16) return v_load(p);
     return (v16){_mm256_maskload_ps(p, first_n(n, 0)), _mm256_maskload_ps(p + 8, first_n(n, 8))};
 }
-static inline void v_store(float *p, v16 x) {
+LANE void v_store(float *p, v16 x) {
     _mm256_storeu_ps(p, x.a);
     _mm256_storeu_ps(p + 8, x.b);
 }
-static inline void v_store_n(float *p, v16 x, int64_t n) {
+LANE void v_store_n(float *p, v16 x, int64_t n) {
     if (n >= 16) {
         v_store(p, x);
         return;
@@ -43,122 +43,126 @@ static inline void v_store_n(float *p, v16 x, int64_t n) {
     _mm256_maskstore_ps(p + 8, first_n(n, 8), x.b);
 }
 
-static inline v16 v_add(v16 x, v16 y) {
+LANE v16 v_add(v16 x, v16 y) {
     return BOTH2(_mm256_add_ps, x, y);
 }
-static inline v16 v_sub(v16 x, v16 y) {
+LANE v16 v_sub(v16 x, v16 y) {
     return BOTH2(_mm256_sub_ps, x, y);
 }
-static inline v16 v_mul(v16 x, v16 y) {
+LANE v16 v_mul(v16 x, v16 y) {
     return BOTH2(_mm256_mul_ps, x, y);
 }
-static inline v16 v_div(v16 x, v16 y) {
+LANE v16 v_div(v16 x, v16 y) {
     return BOTH2(_mm256_div_ps, x, y);
 }
-static inline v16 v_fma(v16 x, v16 y, v16 z) {
+LANE v16 v_fma(v16 x, v16 y, v16 z) {
     return BOTH3(_mm256_fmadd_ps, x, y, z);
 }
-static inline v16 v_max(v16 x, v16 y) {
+LANE v16 v_max(v16 x, v16 y) {
     return BOTH2(_mm256_max_ps, x, y);
 }
-static inline v16 v_min(v16 x, v16 y) {
+LANE v16 v_min(v16 x, v16 y) {
     return BOTH2(_mm256_min_ps, x, y);
 }
-static inline v16 v_neg(v16 x) {
+LANE v16 v_neg(v16 x) {
     const v16 bit = v_set1(-0.0f);
     return BOTH2(_mm256_xor_ps, x, bit);
 }
-static inline v16 v_abs(v16 x) {
+LANE v16 v_abs(v16 x) {
     const v16 bit = v_set1(-0.0f);
     return BOTH2(_mm256_andnot_ps, bit, x);
 }
-static inline v16 v_copysign(v16 size, v16 sign) {
+LANE v16 v_copysign(v16 size, v16 sign) {
     const v16 bit = v_set1(-0.0f), s = BOTH2(_mm256_and_ps, bit, sign), m = v_abs(size);
     return BOTH2(_mm256_or_ps, m, s);
 }
-static inline __m256 if_negative8(__m256 x, __m256 a, __m256 b) {
+LANE __m256 if_negative8(__m256 x, __m256 a, __m256 b) {
     return _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_LT_OQ));
 }
-static inline v16 v_if_negative(v16 x, v16 y, v16 z) {
+LANE v16 v_if_negative(v16 x, v16 y, v16 z) {
     return BOTH3(if_negative8, x, y, z);
 }
 
-static inline __m256 pow2_8(__m256i e) {
+LANE __m256 pow2_8(__m256i e) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(e, _mm256_set1_epi32(127)), 23));
 }
-static inline __m256 scale2_8(__m256 p, __m256 n) {
+LANE __m256 scale2_8(__m256 p, __m256 n) {
     const __m256i e = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(e, 1);
     return _mm256_mul_ps(_mm256_mul_ps(p, pow2_8(half)), pow2_8(_mm256_sub_epi32(e, half)));
 }
-static inline v16 v_scale2(v16 p, v16 n) {
+LANE v16 v_scale2(v16 p, v16 n) {
     return BOTH2(scale2_8, p, n);
 }
 
-static inline float v_sum(v16 x) {
+LANE float v_sum(v16 x) {
     __m256 y = _mm256_add_ps(x.a, x.b);
     __m128 c = _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
     c = _mm_add_ps(c, _mm_movehl_ps(c, c));
     return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
 }
-static inline float v_max_of(v16 x) {
+LANE float v_max_of(v16 x) {
     __m256 y = _mm256_max_ps(x.a, x.b);
     __m128 c = _mm_max_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
     c = _mm_max_ps(c, _mm_movehl_ps(c, c));
     return _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
 }
-static inline unsigned v_equal(v16 x, v16 y) {
+LANE unsigned v_equal(v16 x, v16 y) {
     unsigned lo = (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(x.a, y.a, _CMP_EQ_OQ));
     unsigned hi = (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(x.b, y.b, _CMP_EQ_OQ));
     return lo | hi << 8;
 }
 
-static inline void unzip8(__m256 a, __m256 b, __m256 *even, __m256 *odd) {
+LANE void unzip8(__m256 a, __m256 b, __m256 *even, __m256 *odd) {
     /* within 128-bit halves, then the middle two quarters change places */
     const __m256d e = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88)),
                   o = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0xdd));
     *even = _mm256_castpd_ps(_mm256_permute4x64_pd(e, 0xd8));
     *odd = _mm256_castpd_ps(_mm256_permute4x64_pd(o, 0xd8));
 }
-static inline void v_unzip(v16 x, v16 y, v16 *even, v16 *odd) {
+LANE void v_unzip(v16 x, v16 y, v16 *even, v16 *odd) {
     unzip8(x.a, x.b, &even->a, &odd->a);
     unzip8(y.a, y.b, &even->b, &odd->b);
 }
-static inline void zip8(__m256 even, __m256 odd, __m256 *a, __m256 *b) {
+LANE void zip8(__m256 even, __m256 odd, __m256 *a, __m256 *b) {
     const __m256 lo = _mm256_unpacklo_ps(even, odd), hi = _mm256_unpackhi_ps(even, odd);
     *a = _mm256_permute2f128_ps(lo, hi, 0x20);
     *b = _mm256_permute2f128_ps(lo, hi, 0x31);
 }
-static inline void v_zip(v16 even, v16 odd, v16 *x, v16 *y) {
+LANE void v_zip(v16 even, v16 odd, v16 *x, v16 *y) {
     zip8(even.a, odd.a, &x->a, &x->b);
     zip8(even.b, odd.b, &y->a, &y->b);
 }
 
-static inline v16 v_load_f16(const void *p) {
+LANE v16 v_load_f16(const void *p) {
     const __m128i *q = p;
     return (v16){_mm256_cvtph_ps(_mm_loadu_si128(q)), _mm256_cvtph_ps(_mm_loadu_si128(q + 1))};
 }
-static inline void v_store_f16(uint16_t *p, v16 x) {
+LANE v16 v_set1_f16(const void *p) {
+    const __m256 x = _mm256_cvtph_ps(_mm_set1_epi16((short)nib_load_u16(p)));
+    return (v16){x, x};
+}
+LANE void v_store_f16(uint16_t *p, v16 x) {
     _mm_storeu_si128((void *)p, _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT));
     _mm_storeu_si128((void *)(p + 8), _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
 }
-static inline v16 v_load_i8(const void *p) {
+LANE v16 v_load_i8(const void *p) {
     const __m128i x = _mm_loadu_si128(p);
     return (v16){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)),
                  _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(x, 8)))};
 }
-static inline void v_store_i8(int8_t *p, v16 x) {
+LANE void v_store_i8(int8_t *p, v16 x) {
     __m256i w = _mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b));
     w = _mm256_permute4x64_epi64(w, 0xd8);
     _mm_storeu_si128((void *)p,
                      _mm_packs_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));
 }
-static inline void quads8(__m256i x, __m256 out[4]) {
+LANE void quads8(__m256i x, __m256 out[4]) {
     out[0] = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(x, 24), 24));
     out[1] = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(x, 16), 24));
     out[2] = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(x, 8), 24));
     out[3] = _mm256_cvtepi32_ps(_mm256_srai_epi32(x, 24));
 }
-static inline void v_load_i8_quads(const void *p, v16 out[4]) {
+LANE void v_load_i8_quads(const void *p, v16 out[4]) {
     __m256 lo[4], hi[4];
     quads8(_mm256_loadu_si256(p), lo);
     quads8(_mm256_loadu_si256((const __m256i *)p + 1), hi);

@@ -18,96 +18,96 @@ typedef struct v16 {
     for (int i = 0; i < 16; i++) r.v[i] = (expr);                                                  \
     return r
 
-static inline v16 v_set1(float x) {
+LANE v16 v_set1(float x) {
     LANES(x);
 }
-static inline v16 v_load(const float *p) {
+LANE v16 v_load(const float *p) {
     LANES(p[i]);
 }
 /* The first n lanes (n >= 1, all when n > 16); the others are +0. */
-static inline v16 v_load_n(const float *p, int64_t n) {
+LANE v16 v_load_n(const float *p, int64_t n) {
     LANES(i < n ? p[i] : 0.0f);
 }
-static inline void v_store(float *p, v16 a) {
+LANE void v_store(float *p, v16 a) {
     for (int i = 0; i < 16; i++) p[i] = a.v[i];
 }
-static inline void v_store_n(float *p, v16 a, int64_t n) {
+LANE void v_store_n(float *p, v16 a, int64_t n) {
     for (int i = 0; i < 16 && i < n; i++) p[i] = a.v[i];
 }
 
-static inline v16 v_add(v16 a, v16 b) {
+LANE v16 v_add(v16 a, v16 b) {
     LANES(a.v[i] + b.v[i]);
 }
-static inline v16 v_sub(v16 a, v16 b) {
+LANE v16 v_sub(v16 a, v16 b) {
     LANES(a.v[i] - b.v[i]);
 }
-static inline v16 v_mul(v16 a, v16 b) {
+LANE v16 v_mul(v16 a, v16 b) {
     LANES(a.v[i] * b.v[i]);
 }
-static inline v16 v_div(v16 a, v16 b) {
+LANE v16 v_div(v16 a, v16 b) {
     LANES(a.v[i] / b.v[i]);
 }
-static inline v16 v_fma(v16 a, v16 b, v16 c) {
+LANE v16 v_fma(v16 a, v16 b, v16 c) {
     LANES(fmaf(a.v[i], b.v[i], c.v[i]));
 }
-static inline v16 v_neg(v16 a) {
+LANE v16 v_neg(v16 a) {
     LANES(-a.v[i]);
 }
-static inline v16 v_abs(v16 a) {
+LANE v16 v_abs(v16 a) {
     LANES(fabsf(a.v[i]));
 }
-static inline v16 v_max(v16 a, v16 b) {
+LANE v16 v_max(v16 a, v16 b) {
     LANES(a.v[i] > b.v[i] ? a.v[i] : b.v[i]);
 }
-static inline v16 v_min(v16 a, v16 b) {
+LANE v16 v_min(v16 a, v16 b) {
     LANES(a.v[i] < b.v[i] ? a.v[i] : b.v[i]);
 }
-static inline v16 v_copysign(v16 size, v16 sign) {
+LANE v16 v_copysign(v16 size, v16 sign) {
     LANES(copysignf(size.v[i], sign.v[i]));
 }
 /* x < 0 ? a : b */
-static inline v16 v_if_negative(v16 x, v16 a, v16 b) {
+LANE v16 v_if_negative(v16 x, v16 a, v16 b) {
     LANES(x.v[i] < 0 ? a.v[i] : b.v[i]);
 }
 
-static inline float scale2(float p, float n) {
+LANE float scale2(float p, float n) {
     int32_t e = (int32_t)(nib_f32_bits(n + 0x1.8p23f) - 0x4b400000u), half = e >> 1;
     p *= nib_bits_f32((uint32_t)(half + 127) << 23);
     return p * nib_bits_f32((uint32_t)(e - half + 127) << 23);
 }
 /* p * 2^n rounded once, for whole n in [-150, 128] and 1/2 < |p| < 2 (two steps: the first is
  * exact). */
-static inline v16 v_scale2(v16 p, v16 n) {
+LANE v16 v_scale2(v16 p, v16 n) {
     LANES(scale2(p.v[i], n.v[i]));
 }
 
 /* Rule 3's tree: i with i+8, i+4, i+2, i+1. */
-static inline float v_sum(v16 a) {
+LANE float v_sum(v16 a) {
     for (int half = 8; half; half /= 2)
         for (int i = 0; i < half; i++) a.v[i] += a.v[i + half];
     return a.v[0];
 }
 /* The same tree with v_max(lane i, lane i + half). */
-static inline float v_max_of(v16 a) {
+LANE float v_max_of(v16 a) {
     for (int half = 8; half; half /= 2)
         for (int i = 0; i < half; i++) a.v[i] = a.v[i] > a.v[i + half] ? a.v[i] : a.v[i + half];
     return a.v[0];
 }
 /* Bit i: lane i of a equals lane i of b. */
-static inline unsigned v_equal(v16 a, v16 b) {
+LANE unsigned v_equal(v16 a, v16 b) {
     unsigned r = 0;
     for (int i = 0; i < 16; i++) r |= (unsigned)(a.v[i] == b.v[i]) << i;
     return r;
 }
 
 /* 32 floats a0..a15 b0..b15 -> those at even and those at odd places; and back. */
-static inline void v_unzip(v16 a, v16 b, v16 *even, v16 *odd) {
+LANE void v_unzip(v16 a, v16 b, v16 *even, v16 *odd) {
     for (int i = 0; i < 8; i++) {
         even->v[i] = a.v[2 * i], even->v[i + 8] = b.v[2 * i];
         odd->v[i] = a.v[2 * i + 1], odd->v[i + 8] = b.v[2 * i + 1];
     }
 }
-static inline void v_zip(v16 even, v16 odd, v16 *a, v16 *b) {
+LANE void v_zip(v16 even, v16 odd, v16 *a, v16 *b) {
     for (int i = 0; i < 8; i++) {
         a->v[2 * i] = even.v[i], b->v[2 * i] = even.v[i + 8];
         a->v[2 * i + 1] = odd.v[i], b->v[2 * i + 1] = odd.v[i + 8];
@@ -115,22 +115,26 @@ static inline void v_zip(v16 even, v16 odd, v16 *a, v16 *b) {
 }
 
 /* 16 half floats; rounds to nearest even. */
-static inline v16 v_load_f16(const void *p) {
+LANE v16 v_load_f16(const void *p) {
     LANES(nib_f16_to_f32(nib_load_u16((const uint8_t *)p + 2 * i)));
 }
-static inline void v_store_f16(uint16_t *p, v16 a) {
+/* One half float in all lanes. */
+LANE v16 v_set1_f16(const void *p) {
+    return v_set1(nib_f16_to_f32(nib_load_u16(p)));
+}
+LANE void v_store_f16(uint16_t *p, v16 a) {
     for (int i = 0; i < 16; i++) p[i] = nib_f32_to_f16(a.v[i]);
 }
 /* 16 bytes with sign; rounds to nearest even, |a| <= 127. */
-static inline v16 v_load_i8(const void *p) {
+LANE v16 v_load_i8(const void *p) {
     LANES(((const int8_t *)p)[i]);
 }
-static inline void v_store_i8(int8_t *p, v16 a) {
+LANE void v_store_i8(int8_t *p, v16 a) {
     for (int i = 0; i < 16; i++)
         p[i] = (int8_t)(int32_t)(nib_f32_bits(a.v[i] + 0x1.8p23f) - 0x4b400000u);
 }
 /* [16][4] bytes with sign: lane i of out[j] is byte 4 i + j. */
-static inline void v_load_i8_quads(const void *p, v16 out[4]) {
+LANE void v_load_i8_quads(const void *p, v16 out[4]) {
     for (int j = 0; j < 4; j++)
         for (int i = 0; i < 16; i++) out[j].v[i] = ((const int8_t *)p)[4 * i + j];
 }

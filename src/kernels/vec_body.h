@@ -2,6 +2,8 @@
  * then this. */
 #ifndef NIB_KERNELS_VEC_BODY_H
 #define NIB_KERNELS_VEC_BODY_H
+#include "kernels/vecmath.h"
+#include "kernels/attn_body.h"
 
 /* ---- norms and sums ---- */
 
@@ -81,8 +83,7 @@ static void vec_gelu_erf(float *x, int64_t n) {
     FOR_EACH(x, n, v_gelu_erf(v))
 }
 static void vec_softcap(float *x, float cap, int64_t n) {
-    const v16 c = v_set1(cap), inv = v_set1(1.0f / cap);
-    FOR_EACH(x, n, v_mul(c, v_tanh(v_mul(v, inv))))
+    FOR_EACH(x, n, v_softcap(v, cap))
 }
 static void vec_attn_finish(float *o, float s, int dv) {
     if (s == 0)
@@ -218,5 +219,26 @@ static void vec_kv_store(nib_kv_type t, const float *k, int d, const float *v, i
         for (int i = 0; i < d; i++) memcpy(k_page + 64 * i, k + i, 4);
         memcpy(v_page + 4 * (size_t)at * (size_t)dv, v, 4 * (size_t)dv);
     }
+}
+
+/* Fills in every vector slot. */
+static void vec_all(nib_kernels *k) {
+    k->rms_norm = vec_rms_norm;
+    k->layer_norm = vec_layer_norm;
+    k->add = vec_add;
+    k->add_scaled = vec_add_scaled;
+    k->scale = vec_scale;
+    k->mul = vec_mul;
+    k->silu = vec_silu;
+    k->gelu_tanh = vec_gelu_tanh;
+    k->gelu_erf = vec_gelu_erf;
+    k->softcap = vec_softcap;
+    k->dot = vec_dot;
+    k->rope = vec_rope;
+    k->kv_store = vec_kv_store;
+    k->attn = vec_attn;
+    k->attn_merge = vec_attn_merge;
+    k->attn_finish = vec_attn_finish;
+    k->argmax = vec_argmax;
 }
 #endif

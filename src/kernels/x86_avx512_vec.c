@@ -1,11 +1,9 @@
 /* The vector and attention slots for AVX-512. */
 #include "kernels/lanes_avx512.h"
-#include "kernels/vecmath.h"
-#include "kernels/vec_body.h"
 #define ATTN_Q        12 /* 24 of 32 registers hold sums */
 #define ATTN_W        2
 #define ATTN_CASES(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12)
-#include "kernels/attn_body.h"
+#include "kernels/vec_body.h"
 
 void nib_x86_avx512_vec(nib_kernels *k) {
     vec_all(k);
