@@ -21,11 +21,15 @@ extern const uint8_t nib_e2m1_codes[16];
 static inline unsigned iq_even_signs(unsigned s7) {
     return s7 | (unsigned)__builtin_parity(s7) << 7;
 }
+/* -w where bit 0 is set, without a branch that nobody could predict. */
+static inline float iq_sign(float w, unsigned bit) {
+    return nib_bits_f32(nib_f32_bits(w) ^ (uint32_t)(bit & 1) << 31);
+}
 /* Eight weights of an IQ2 format: scale * level, negative where signs says so. */
 static inline void iq2_expand(float *dst, float scale, uint16_t entry, unsigned signs) {
     for (int j = 0; j < 8; j++) {
         float w = scale * (float)nib_iq2_levels[entry >> 2 * j & 3];
-        dst[j] = signs >> j & 1 ? -w : w;
+        dst[j] = iq_sign(w, signs >> j);
     }
 }
 /* Four weights of an IQ3 format. */
@@ -33,7 +37,7 @@ static inline void iq3_expand(float *dst, float scale, const uint8_t levels[8], 
                               unsigned signs) {
     for (int j = 0; j < 4; j++) {
         float w = scale * (float)levels[entry >> 3 * j & 7];
-        dst[j] = signs >> j & 1 ? -w : w;
+        dst[j] = iq_sign(w, signs >> j);
     }
 }
 /* Eight weights of an IQ1 format: scale * (-1, 0 or 1 plus delta). */

@@ -17,10 +17,14 @@ typedef enum nib_dtype {
 typedef struct nib_dtype_info {
     const char *name;
     uint32_t block_len, block_bytes;
-    /* n weights (a multiple of block_len) from whole blocks; exact. */
+    /* n weights (a multiple of block_len) from whole blocks, which may lie at any address. What the
+     * format says, rounded where its own arithmetic rounds. Any thread. */
     void (*to_f32)(const void *src, float *dst, int64_t n);
     /* n weights (a multiple of block_len) into blocks; imatrix: importance of each of the n
-     * weights, or NULL. NULL where nib cannot write the format. */
+     * weights, or NULL. Made small is the sum of importance * (weight - stored)^2. Not finite
+     * weights give some valid block: refuse them before. A block's bytes depend on its own weights
+     * only, so a tensor may be cut anywhere between blocks. Any thread. NULL where nib cannot
+     * write the format. */
     void (*from_f32)(const float *src, void *dst, int64_t n, const float *imatrix);
 } nib_dtype_info;
 
@@ -64,9 +68,13 @@ static inline uint16_t nib_f32_to_bf16(float f) {
 }
 static inline float nib_f16_to_f32(uint16_t h) {
     uint32_t sign = (uint32_t)(h & 0x8000u) << 16, mag = h & 0x7fffu;
-    if (mag >= 0x7c00u) return nib_bits_f32(sign | 0x7f800000u | (mag & 0x3ffu) << 13);
-    /* Scaling by 2^112 puts the exponent right and makes subnormals come out by themselves. */
-    return nib_bits_f32(sign | nib_f32_bits(nib_bits_f32(mag << 13) * 0x1p112f));
+    /* The exponent's bias goes from 15 to 127, the topmost exponent to the topmost. A subnormal is
+     * read as if it had the leading one and loses it again: no subnormal single is ever touched,
+     * which processors are slow at. Selects by mask, so that loops over this have no branches. */
+    uint32_t is_top = 0u - (mag >= 0x7c00u), is_sub = 0u - (mag < 0x400u);
+    uint32_t normal = (mag << 13) + (112u << 23) + (is_top & 112u << 23);
+    uint32_t sub = nib_f32_bits(nib_bits_f32((mag << 13) + (113u << 23)) - 0x1p-14f);
+    return nib_bits_f32(sign | (normal & ~is_sub) | (sub & is_sub));
 }
 uint16_t nib_f32_to_f16(float f);
 /* Unaligned little-endian loads, for block bytes. */

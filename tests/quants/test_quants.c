@@ -126,6 +126,12 @@ static void halves_round_to_nearest_even(void **state) {
     (void)state;
     for (uint32_t h = 0; h < 0x10000; h++) {
         float f = nib_f16_to_f32((uint16_t)h);
+        int e = (int)(h >> 10 & 31), m = (int)(h & 1023);
+        double value = e == 31 ? INFINITY : e ? ldexp(1024 + m, e - 25) : ldexp(m, -24);
+        if (e == 31 && m)
+            assert_true(f != f);
+        else
+            assert_true(f == (h & 0x8000 ? -value : value) && !signbit(f) == !(h & 0x8000));
         if (f != f)
             assert_true((nib_f32_to_f16(f) & 0x7fff) > 0x7c00);
         else
