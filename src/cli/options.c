@@ -77,8 +77,9 @@ nib_status nib_options_parse(nib_cli *c, int argc, char **argv, bool *help, nib_
     nib_options_start(&w, c->command->options);
     for (const nib_option *o; (o = nib_options_next(&w)) && n < MAX_OPTIONS; n++) {
         rows[n] = o;
-        longs[n] =
-            (struct option){o->name, o->arg ? required_argument : no_argument, NULL, (int)n + 256};
+        strcpy(spelled[n], nib_option_name(o));
+        longs[n] = (struct option){spelled[n], o->arg ? required_argument : no_argument, NULL,
+                                   (int)n + 256};
         if (o->letter) {
             shorts[n_shorts++] = o->letter;
             if (o->arg) shorts[n_shorts++] = ':';
@@ -124,7 +125,7 @@ nib_status nib_options_parse(nib_cli *c, int argc, char **argv, bool *help, nib_
             char letter[3] = {'-', (char)optopt, 0};
             if (optopt > 255) /* a switch that was given a value, as --json=yes */
                 return nib_cli_usage(c, e, "%s: option '--%s' takes no value", name,
-                                     rows[optopt - 256]->name);
+                                     spelled[optopt - 256]);
             if (optopt && strncmp(given, "--", 2) != 0) given = letter;
             return unknown_option(c, given, rows, n, e);
         }

@@ -400,6 +400,8 @@ static void test_memory(void **state) {
     test_failed(1, "less than the 900 TB of --min-free-mem");
     test_nib(NULL, "logits %s --tokens %s --out %s --min-free-mem 0", tiny(), ids, out);
     test_status(0);
+    test_nib(NULL, "logits %s --tokens %s --out %s --min_free_mem=0", tiny(), ids, out);
+    test_status(0); /* '_' serves for '-' */
     test_nib(NULL, "logits %s --tokens %s --out %s --min-free-mem much", tiny(), ids, out);
     test_failed(2, "expected a size such as 800M");
     test_nib(NULL, "logits %s --tokens %s --out %s --ctx many", tiny(), ids, out);
