@@ -79,6 +79,9 @@ nib_stop_result nib_stops_check(const nib_stops *s, const char *text, size_t len
 int nib_sentence_count(const char *text, size_t len);
 /* The byte after the n-th sentence's end, or SIZE_MAX. */
 size_t nib_sentence_end(const char *text, size_t len, int n);
+/* Where the first finished piece of text behind 'from' ends, or SIZE_MAX: a sentence whose end no further text can move, or
+ * a line (without its newline). A piece begins with the white space before it. */
+size_t nib_piece_end(const char *text, size_t len, size_t from);
 
 /* Clean-up (cleanup.c): collapses repeated spaces and repeated punctuation ("!!!!" -> "!", "..." stays), drops spaces before ",.;:!?";
  * never touches apostrophes, newlines, code (fenced, indented or inline), addresses, tables, markers and indentation of

@@ -140,7 +140,7 @@ static stop_kind kind_of_stop(const nib_sentence_walk *w, size_t at) {
     size_t n = at - from;
     if (n == 0 || n > LONGEST) return STOP_PLAIN;
     if (from > w->line && (p[from - 1] & 0x80))
-        return STOP_PLAIN; /* the end of a word in another script */
+        return STOP_PLAIN;         /* the end of a word in another script */
     bool first = from <= w->words; /* on its line */
     size_t n_digits = 0;
     for (size_t i = from; i < at; i++) n_digits += nib_is_digit(p[i]);
@@ -252,6 +252,19 @@ int nib_sentence_count(const char *text, size_t len) {
     int n;
     end_of_whole(text, len, INT32_MAX, &n);
     return n;
+}
+
+size_t nib_piece_end(const char *text, size_t len, size_t from) {
+    while (from < len && nib_is_space(text[from])) from++;
+    const char *nl = from < len ? memchr(text + from, '\n', len - from) : NULL;
+    size_t line = nl ? (size_t)(nl - text) : SIZE_MAX;
+    while (nl && nib_is_space(text[line - 1])) line--;
+    nib_sentence_walk w = {.p = text, .len = len};
+    size_t end;
+    nib_sentence_certainty c;
+    while (nib_sentence_next(&w, &end, &c))
+        if (end > from && c == NIB_SENTENCE_SURE) return NIB_MIN(end, line);
+    return line;
 }
 
 size_t nib_sentence_end(const char *text, size_t len, int n) {

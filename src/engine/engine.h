@@ -132,7 +132,12 @@ typedef enum nib_pooling { NIB_POOL_MEAN, NIB_POOL_CLS, NIB_POOL_LAST } nib_pool
 nib_status nib_engine_embed(nib_engine *en, const int32_t *ids, int64_t n, bool normalise,
                             float *out, nib_error *e);
 
-/* ---- dialog (dialog.c): a conversation with a model ---- */
+/* ---- dialog (dialog*.c): a conversation with a model ----
+ *
+ * One dialog owns one sequence. The system text stands apart from the history of messages; what of
+ * the history reaches the model is decided anew for each reply, as a function of settings and
+ * messages alone, so a reply does not depend on what happened to be cached. Free a dialog before
+ * its engine. */
 typedef struct nib_dialog nib_dialog;
 
 typedef struct nib_dialog_params {
@@ -142,14 +147,19 @@ typedef struct nib_dialog_params {
     double max_seconds;      /* 0 = none */
     const char *const *stop; /* NULL-terminated; or NULL */
     int stop_sentences;      /* 0 off */
-    int retention;           /* exchanges that reach the model; < 0 all that fit */
+    int retention;           /* exchanges that reach the model; < 0 all that fit: then the oldest
+                                are left out, and said so, when the context is full */
     enum { NIB_THINK_AUTO, NIB_THINK_ON, NIB_THINK_OFF } think; /* what the template is told */
     int64_t think_budget; /* tokens of thought, then the thought is closed; 0 = none */
-    bool correct;         /* live correction: clean-up is applied and the model continues from it */
+    /* Live correction: each finished sentence or line is cleaned (nib_text_cleanup), and the model
+     * goes on from the cleaned text. The reply then streams by sentences and lines; the same with
+     * autocorrect_output. */
+    bool correct;
     const nib_dictionary *dictionary; /* autocorrect, NULL = off; not owned */
     bool autocorrect_input, autocorrect_output;
-    bool raw;    /* no template: text is continued as it is */
-    int64_t now; /* for templates; NIB_NOW */
+    bool raw;           /* no template: system text and messages are joined and continued */
+    bool parse_special; /* control tokens spelled in raw text are those tokens */
+    int64_t now;        /* for templates; NIB_NOW */
 } nib_dialog_params;
 nib_dialog_params nib_dialog_defaults(const nib_model *m);
 
@@ -164,7 +174,7 @@ typedef struct nib_piece {
     size_t len;
     int64_t done, total; /* progress of the prompt, tokens */
 } nib_piece;
-/* Return false to stop the reply here (it is kept). */
+/* Return false to stop the reply here (what was shown is kept). */
 typedef bool (*nib_piece_fn)(void *arg, const nib_piece *p);
 
 typedef struct nib_reply {
@@ -173,20 +183,26 @@ typedef struct nib_reply {
     const char *finish; /* "stop" | "length" | "time" | "sentences" | "interrupted" | "context" */
     int64_t n_prompt, n_cached,
         n_generated; /* tokens: prompt in all, of it kept from before, generated */
+    int64_t n_dropped;   /* exchanges left out because the context is full */
+    int64_t n_corrected; /* pieces that live correction changed */
     double prompt_seconds, generate_seconds, first_token_seconds;
-    uint64_t seed;
+    uint64_t seed; /* gives this reply again */
 } nib_reply;
 
+/* p NULL: the defaults. What p points to is copied, except the dictionary. */
 nib_status nib_dialog_new(nib_dialog **out, nib_engine *en, const nib_dialog_params *p,
                           nib_error *e);
 void nib_dialog_free(nib_dialog *d);
-/* Settings may change between replies. */
+/* Settings may change between replies: change the struct, then call nib_dialog_params_changed, which
+ * copies what it points to. When that fails the settings are as before. */
 nib_dialog_params *nib_dialog_params_of(nib_dialog *d);
-nib_status nib_dialog_params_changed(nib_dialog *d, nib_error *e); /* call after changing them */
-/* Adds the user's message and generates the reply, which joins the history. NIB_ERR_CONTEXT (what
- * does not fit, what to do) leaves the history as it was. */
+nib_status nib_dialog_params_changed(nib_dialog *d, nib_error *e);
+/* Adds the user's message and generates the reply, which joins the history: what was shown of it
+ * when it was interrupted. An error (NIB_ERR_CONTEXT: what does not fit, what to do), or an
+ * interruption before anything was shown, leaves the history as it was. */
 nib_status nib_dialog_say(nib_dialog *d, const char *user, nib_piece_fn fn, void *arg,
                           nib_reply *out, nib_error *e);
+/* Replaces the last reply by another one: of the next seed when one is given. */
 nib_status nib_dialog_regenerate(nib_dialog *d, nib_piece_fn fn, void *arg, nib_reply *out,
                                  nib_error *e);
 /* Continues a raw prompt (no template, no history); BOS as the model wants. */
@@ -195,8 +211,14 @@ nib_status nib_dialog_complete(nib_dialog *d, const char *prompt, size_t len, ni
 bool nib_dialog_undo(nib_dialog *d); /* drops the last exchange; false when there is none */
 void nib_dialog_clear(nib_dialog *d);
 const nib_messages *nib_dialog_messages(const nib_dialog *d);
+/* Copies m. A system message at its start becomes the system text. */
 nib_status nib_dialog_set_messages(nib_dialog *d, const nib_messages *m, nib_error *e);
 int64_t nib_dialog_context_used(const nib_dialog *d);
+/* A conversation as a JSON file: version, model, system text, settings, messages. Written whole or
+ * not at all; loading checks everything before it changes the dialog, and keeps its dictionary.
+ * A file made with another model loads with a warning. */
+nib_status nib_dialog_save(const nib_dialog *d, const char *path, nib_error *e);
+nib_status nib_dialog_load(nib_dialog *d, const char *path, nib_error *e);
 
 /* ---- settings (settings.c): nib_dialog_params by name, for people ---- */
 

@@ -40,6 +40,8 @@ nib_status nib_sampler_accept(nib_sampler *s, int32_t token, nib_error *e);
 /* Keeps the first n accepted tokens. The window and the random counter (the number of accepted tokens: a position's
  * draw depends on seed and position alone) are as they were then, so the same pick follows. */
 void nib_sampler_rewind(nib_sampler *s, size_t n_keep);
+/* Forgets every token and draws from this seed. */
+void nib_sampler_restart(nib_sampler *s, uint64_t seed);
 uint64_t nib_sampler_seed(const nib_sampler *s);
 /* The n most probable candidates of the last pick after all steps, best first; returns how many. logit: after bias and
  * penalties; p: what was drawn with (greedy: over the whole vocabulary at temperature 1). */

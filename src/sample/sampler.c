@@ -120,6 +120,11 @@ void nib_sampler_rewind(nib_sampler *s, size_t n_keep) {
     }
 }
 
+void nib_sampler_restart(nib_sampler *s, uint64_t seed) {
+    nib_sampler_rewind(s, 0);
+    s->p.seed = seed;
+}
+
 /* ---- picking ---- */
 
 /* The lowest of the best tokens; -1 when all are minus infinity or NaN. */

@@ -56,8 +56,29 @@ static nib_status encode_fragments(tok_call *c, const char *p, size_t n, unsigne
     return NIB_OK;
 }
 
+/* Special tokens of each run, the last first. */
+static bool find_special(const nib_tokenizer *t, const char *text, size_t n,
+                         const nib_tok_run *runs, size_t n_runs, tok_hits *hits) {
+    for (size_t end = n; n_runs-- > 0;) {
+        size_t before = hits->len, at = end - runs[n_runs].len;
+        if (!nib_tok_special_find(t, text + at, end - at, runs[n_runs].parse, hits)) return false;
+        for (size_t i = before; i < hits->len; i++) hits->data[i].at += (uint32_t)at;
+        end = at;
+    }
+    return true;
+}
+
 nib_status nib_tokenize(const nib_tokenizer *t, const char *text, size_t n, unsigned flags,
                         nib_ids *out, nib_error *e) {
+    nib_tok_run whole = {n, flags & NIB_TOK_PARSE};
+    return nib_tokenize_runs(t, text, &whole, 1, flags, out, e);
+}
+
+nib_status nib_tokenize_runs(const nib_tokenizer *t, const char *text, const nib_tok_run *runs,
+                             size_t n_runs, unsigned flags, nib_ids *out, nib_error *e) {
+    size_t n = 0;
+    for (size_t i = 0; i < n_runs && n <= TOK_MAX_TEXT; i++)
+        n += NIB_MIN(runs[i].len, (size_t)TOK_MAX_TEXT + 1);
     if (n > TOK_MAX_TEXT)
         return nib_fail(e, NIB_ERR_LIMIT,
                         "the text has %zu bytes; at most %d can be tokenised at once", n,
@@ -75,7 +96,7 @@ nib_status nib_tokenize(const nib_tokenizer *t, const char *text, size_t n, unsi
             goto out;
         }
     }
-    if (!nib_tok_special_find(t, text, n, flags & NIB_TOK_PARSE, &hits)) {
+    if (!find_special(t, text, n, runs, n_runs, &hits)) {
         s = nib_fail_nomem(e, hits.cap * 2 * sizeof *hits.data, "the special tokens of a text");
         goto out;
     }

@@ -37,6 +37,15 @@ enum {
 nib_status nib_tokenize(const nib_tokenizer *t, const char *text, size_t n, unsigned flags, nib_ids *out,
                         nib_error *e);
 
+/* The same for a text of which only parts may be parsed: control tokens are found inside runs with 'parse' only, and the
+ * text between them is tokenised as one, across the borders of runs. The runs cover text in order. */
+typedef struct nib_tok_run {
+    size_t len;
+    bool parse;
+} nib_tok_run;
+nib_status nib_tokenize_runs(const nib_tokenizer *t, const char *text, const nib_tok_run *runs, size_t n_runs,
+                             unsigned flags, nib_ids *out, nib_error *e);
+
 /* The bytes a token stands for in running text (not NUL-terminated; empty for control tokens unless 'special').
  * id out of range: empty. Owned by the tokenizer. */
 nib_str nib_token_piece(const nib_tokenizer *t, int32_t id, bool special);

@@ -1,0 +1,402 @@
+/* One reply: the prompt into the KV cache, then token by token until something ends it.
+ *
+ * Text takes one path: token -> bytes of whole characters ('text') -> thoughts and answer
+ * (nib_think_put) -> what no stop can take back (nib_stops_check) -> shown. Nothing that was shown
+ * is taken back, and the reply is what was shown.
+ *
+ * Live correction works on the answer by pieces: a finished sentence or line is corrected before it
+ * is shown. When that changes it, the tokens behind the last one that agrees with the corrected
+ * text are forgotten (sequence and sampler are rewound), the corrected text is evaluated in their
+ * place, and the model goes on from there. A piece that vanishes ("!!" behind "!") would come back
+ * for ever: the token that began it is barred from that place.
+ *
+ * Invariant: the sequence holds the prompt and ids[0 .. n), or all of ids but the last, which is
+ * evaluated when the loop comes round; the sampler has accepted the prompt and all of ids. */
+#include <math.h>
+#include "engine/dialog_internal.h"
+
+enum { PROMPT_STEP = 128 }; /* tokens between two looks at the clock and the cancel flag */
+
+typedef struct reply {
+    nib_dialog *d;
+    const nib_reply_request *q;
+    nib_reply *out;
+    nib_error *e;
+    nib_buf *answer, *thought; /* d's */
+    nib_stops stops;
+    nib_detok detok;
+    nib_think_split split;
+    nib_buf text, scratch, fixed;
+    nib_ids ids;                 /* the reply's tokens */
+    nib_ids ends;                /* of each token: text's length behind it; -1 inside a character */
+    size_t shown_thought, shown; /* bytes of thought and answer */
+    size_t safe;                 /* bytes of the answer that no stop can take back */
+    const char *finish;          /* NULL: goes on */
+    bool stopped;                /* by its text: the answer is cut and shown */
+    const float *logits;
+    int64_t n_prompt, n_thought;
+    bool by_piece, closed; /* the thought was closed by the budget */
+    float *masked;
+    nib_ids barred; /* tokens not to be picked at place barred_at */
+    int64_t barred_at;
+} reply;
+
+static double now_since(const reply *r) {
+    return nib_now() - r->q->start;
+}
+
+/* ---- showing ---- */
+
+static nib_status show(reply *r, nib_piece_kind kind, const char *p, size_t n) {
+    if (n == 0) return NIB_OK;
+    nib_buf_clear(&r->scratch);
+    if (!nib_buf_put(&r->scratch, p, n)) return nib_fail_nomem(r->e, n, "a piece of text");
+    nib_piece piece = {.kind = kind, .text = r->scratch.data, .len = n};
+    if (r->q->fn && !r->q->fn(r->q->arg, &piece)) r->finish = "interrupted";
+    return NIB_OK;
+}
+
+static nib_status show_thought(reply *r) {
+    size_t n = r->thought->len - r->shown_thought;
+    const char *p = n ? r->thought->data + r->shown_thought : "";
+    r->shown_thought = r->thought->len;
+    return show(r, NIB_PIECE_THOUGHT, p, n);
+}
+
+/* White space at the end may turn out to be the end of the reply. */
+static size_t without_space(const reply *r, size_t end) {
+    if (r->q->raw) return end;
+    while (end > r->shown && strchr(" \t\r\n", r->answer->data[end - 1])) end--;
+    return end;
+}
+
+static nib_status show_answer(reply *r, size_t end) {
+    if (end <= r->shown) return NIB_OK;
+    const char *p = r->answer->data + r->shown;
+    size_t n = end - r->shown;
+    r->shown = end;
+    return show(r, NIB_PIECE_ANSWER, p, n);
+}
+
+/* ---- tokens ---- */
+
+/* Computes tokens of the reply. A full context and the engine's cancel flag end it. */
+static nib_status eval(reply *r, const int32_t *ids, size_t n) {
+    nib_status s = nib_seq_eval(r->d->seq, ids, (int64_t)n, &r->logits, r->e);
+    if (s == NIB_ERR_CANCELLED) r->finish = "interrupted";
+    if (s == NIB_ERR_CONTEXT) r->finish = "context";
+    return r->finish ? NIB_OK : s;
+}
+
+/* A NUL character would end C strings early: it becomes U+FFFD, as bytes that are no text do. */
+static bool put_text(nib_buf *to, const char *p, size_t n) {
+    for (size_t i = 0, k; i < n; i += k + 1) {
+        k = strnlen(p + i, n - i);
+        nib_buf_put(to, p + i, k);
+        if (i + k < n) nib_buf_puts(to, "\xef\xbf\xbd");
+    }
+    return !to->failed;
+}
+
+/* Adds a token to the reply, and what it says to the text. */
+static nib_status append(reply *r, int32_t id) {
+    const nib_tokenizer *t = r->d->tok;
+    NIB_TRY(nib_sampler_accept(r->d->sampler, id, r->e));
+    /* Tags of thoughts may be control tokens, whose text is otherwise nothing. */
+    bool tag = !r->q->raw && nib_token_get_type(t, id) == NIB_TOKEN_CONTROL &&
+               nib_think_spells(nib_token_text(t, id));
+    nib_buf_clear(&r->scratch);
+    bool ok = nib_detok_put(&r->detok, t, id, tag, &r->scratch) == NIB_OK &&
+              put_text(&r->text, r->scratch.data, r->scratch.len) && nib_ids_push(&r->ids, id) &&
+              nib_ids_push(&r->ends, r->detok.n_held ? -1 : (int32_t)r->text.len);
+    return ok ? NIB_OK : nib_fail_nomem(r->e, r->text.len, "a reply");
+}
+
+/* ---- live correction ---- */
+
+/* r->fixed = the answer up to 'end', corrected. */
+static nib_status correct(reply *r, size_t end) {
+    nib_dialog_params *p = &r->d->applied;
+    nib_buf_clear(&r->fixed);
+    const char *text = r->answer->data;
+    size_t n = end;
+    if (p->autocorrect_output && p->dictionary) {
+        NIB_TRY(nib_autocorrect(p->dictionary, text, n, &r->fixed, r->e));
+        if (!p->correct) return NIB_OK;
+        nib_buf_clear(&r->scratch);
+        if (!nib_buf_put(&r->scratch, r->fixed.data, r->fixed.len))
+            return nib_fail_nomem(r->e, n, "a corrected text");
+        text = r->scratch.data, n = r->scratch.len;
+        nib_buf_clear(&r->fixed);
+    }
+    return nib_text_cleanup(text, n, &r->fixed, r->e);
+}
+
+/* Computes the last token of the timeline again, for its logits. */
+static nib_status look_again(reply *r) {
+    int64_t at = nib_seq_len(r->d->seq) - 1;
+    int32_t id = nib_seq_tokens(r->d->seq)[at];
+    nib_seq_rewind(r->d->seq, at);
+    return eval(r, &id, 1);
+}
+
+static nib_status bar(reply *r, int32_t id) {
+    int64_t at = r->n_prompt + (int64_t)r->ids.len;
+    size_t bytes = (size_t)r->d->info->n_vocab * sizeof *r->masked;
+    if (at != r->barred_at) r->barred.len = 0;
+    r->barred_at = at;
+    if (!r->masked) r->masked = nib_alloc(bytes);
+    if (!r->masked || !nib_ids_push(&r->barred, id))
+        return nib_fail_nomem(r->e, bytes, "barred tokens");
+    return NIB_OK;
+}
+
+/* The timeline from the answer's byte 'from' on becomes 'with'; what was generated behind is
+ * forgotten. */
+static nib_status rewrite(reply *r, size_t from, const char *with, size_t n) {
+    size_t base = r->text.len - r->split.held.len - (r->answer->len - from), k = 0, at = 0;
+    size_t n_computed = (size_t)(nib_seq_len(r->d->seq) - r->n_prompt);
+    for (size_t i = 0; i < r->ids.len && i < n_computed; i++) {
+        if (r->ends.data[i] < 0 || (size_t)r->ends.data[i] > base) continue;
+        k = i + 1;
+        at = (size_t)r->ends.data[i];
+    }
+    int32_t began = k < r->ids.len ? r->ids.data[k] : -1;
+    nib_seq_rewind(r->d->seq, r->n_prompt + (int64_t)k);
+    nib_sampler_rewind(r->d->sampler, (size_t)(r->n_prompt + (int64_t)k));
+    r->ids.len = r->ends.len = k;
+    r->detok = (nib_detok){0};
+    nib_buf_clear(&r->split.held);
+    r->text.len = base;
+    r->answer->len = from;
+    if (!nib_buf_put(&r->text, with, n) || !nib_buf_put(r->answer, with, n))
+        return nib_fail_nomem(r->e, n, "a corrected text");
+    nib_buf rest = {0};
+    nib_ids ids = {0};
+    nib_status s = NIB_OK;
+    if (!nib_buf_put(&rest, r->text.data + at, r->text.len - at)) {
+        s = nib_fail_nomem(r->e, r->text.len - at, "a corrected text");
+        goto out;
+    }
+    r->text.len = at; /* append() brings it back */
+    NIB_TRY_OUT(nib_tokenize(r->d->tok, rest.data, rest.len, NIB_TOK_NO_PREFIX, &ids, r->e));
+    for (size_t i = 0; i < ids.len; i++) NIB_TRY_OUT(append(r, ids.data[i]));
+    if (ids.len)
+        NIB_TRY_OUT(eval(r, ids.data, ids.len));
+    else
+        NIB_TRY_OUT(look_again(r));
+    if (n == 0 && at == base && began >= 0) NIB_TRY_OUT(bar(r, began));
+out:
+    nib_buf_free(&rest);
+    nib_ids_free(&ids);
+    return s;
+}
+
+/* Corrects and shows the finished pieces; with 'last', all that is left. */
+static nib_status show_pieces(reply *r, bool last, bool *rewritten) {
+    while (r->shown < r->safe) {
+        size_t end = last ? r->safe : nib_piece_end(r->answer->data, r->safe, r->shown);
+        if (end == SIZE_MAX) return NIB_OK;
+        NIB_TRY(correct(r, end));
+        size_t was = end - r->shown, now = was;
+        const char *with = r->answer->data + r->shown;
+        /* What was shown stays, whatever a correction makes of it with more behind. */
+        if (r->fixed.len >= r->shown &&
+            (r->shown == 0 || memcmp(r->fixed.data, r->answer->data, r->shown) == 0)) {
+            now = r->fixed.len - r->shown;
+            with = r->fixed.data + r->shown;
+        }
+        if (now != was || (now && memcmp(with, r->answer->data + r->shown, now) != 0)) {
+            r->out->n_corrected++;
+            if (last) { /* nothing is generated behind it: only the text counts */
+                r->answer->len = r->shown;
+                if (!nib_buf_put(r->answer, with, now))
+                    return nib_fail_nomem(r->e, now, "a corrected text");
+            } else {
+                NIB_TRY(rewrite(r, r->shown, with, now));
+            }
+            *rewritten = true;
+            r->safe = r->answer->len;
+            end = r->shown + now;
+        }
+        NIB_TRY(show_answer(r, last ? without_space(r, end) : end));
+        if (last || r->finish || *rewritten) break;
+    }
+    return NIB_OK;
+}
+
+/* ---- from text to what is shown ---- */
+
+/* Takes the text behind 'from' through thoughts, stops and correction. last: no more comes.
+ * *rewritten: the timeline was replaced and evaluated to its end. */
+static nib_status digest(reply *r, size_t from, bool last, bool *rewritten) {
+    const char *p = r->text.len > from ? r->text.data + from : "";
+    if (nib_think_put(&r->split, p, r->text.len - from, last, r->thought, r->answer) != NIB_OK)
+        return nib_fail_nomem(r->e, r->text.len, "a reply");
+    NIB_TRY(show_thought(r));
+    if (r->finish && !last) return NIB_OK;
+    nib_stop_result stop = nib_stops_check(&r->stops, r->answer->data ? r->answer->data : "",
+                                           r->answer->len, r->safe, last);
+    r->safe = stop.safe;
+    if (stop.stopped) {
+        r->answer->len = stop.safe;
+        r->finish = stop.reason;
+        r->stopped = last = true;
+    }
+    if (r->by_piece) return show_pieces(r, last, rewritten);
+    return show_answer(r, without_space(r, r->safe));
+}
+
+/* ---- generating ---- */
+
+static int32_t pick(reply *r) {
+    if (!r->barred.len || r->barred_at != r->n_prompt + (int64_t)r->ids.len)
+        return nib_sampler_pick(r->d->sampler, r->logits);
+    memcpy(r->masked, r->logits, (size_t)r->d->info->n_vocab * sizeof *r->masked);
+    for (size_t i = 0; i < r->barred.len; i++) r->masked[r->barred.data[i]] = -INFINITY;
+    return nib_sampler_pick(r->d->sampler, r->masked);
+}
+
+/* The thought has used up its budget: the model is made to close it. */
+static nib_status close_thought(reply *r) {
+    nib_str tag = nib_think_closing(&r->split);
+    nib_buf text = {0};
+    nib_ids ids = {0};
+    nib_status s = NIB_OK;
+    r->closed = true;
+    if (!nib_buf_printf(&text, "\n%.*s\n\n", (int)tag.n, tag.p)) {
+        s = nib_fail_nomem(r->e, tag.n, "a tag");
+        goto out;
+    }
+    NIB_TRY_OUT(nib_tokenize(r->d->tok, text.data, text.len, NIB_TOK_PARSE | NIB_TOK_NO_PREFIX,
+                             &ids, r->e));
+    for (size_t i = 0; i < ids.len && !r->finish; i++) {
+        size_t from = r->text.len;
+        bool rewritten = false;
+        NIB_TRY_OUT(append(r, ids.data[i]));
+        NIB_TRY_OUT(digest(r, from, false, &rewritten));
+        if (!r->finish) NIB_TRY_OUT(eval(r, &ids.data[i], 1));
+        r->out->n_generated++;
+    }
+out:
+    nib_buf_free(&text);
+    nib_ids_free(&ids);
+    return s;
+}
+
+static bool over_time(const reply *r) {
+    return r->d->applied.max_seconds > 0 && now_since(r) >= r->d->applied.max_seconds;
+}
+
+static nib_status feed_prompt(reply *r) {
+    nib_seq *seq = r->d->seq;
+    const nib_ids *prompt = r->q->prompt;
+    int64_t n = (int64_t)prompt->len, keep = 0, held = nib_seq_len(seq);
+    const int32_t *has = nib_seq_tokens(seq);
+    /* The last token is computed in any case: its logits are wanted. */
+    while (keep < held && keep < n - 1 && has[keep] == prompt->data[keep]) keep++;
+    nib_seq_rewind(seq, keep);
+    r->n_prompt = r->out->n_prompt = n;
+    r->out->n_cached = keep;
+    nib_sampler_restart(r->d->sampler, r->q->seed);
+    for (int64_t i = 0; i < n; i++)
+        NIB_TRY(nib_sampler_accept(r->d->sampler, prompt->data[i], r->e));
+    while (keep < n && !r->finish) {
+        int64_t step = NIB_MIN(n - keep, (int64_t)PROMPT_STEP);
+        nib_status s = nib_seq_eval(seq, prompt->data + keep, step, &r->logits, r->e);
+        if (s == NIB_ERR_CANCELLED) {
+            r->finish = "interrupted";
+            break;
+        }
+        NIB_TRY(s);
+        keep += step;
+        nib_piece piece = {.kind = NIB_PIECE_PROMPT, .text = "", .done = keep, .total = n};
+        if (r->q->fn && !r->q->fn(r->q->arg, &piece)) r->finish = "interrupted";
+        if (!r->finish && over_time(r)) r->finish = "time";
+    }
+    r->out->prompt_seconds = now_since(r);
+    return NIB_OK;
+}
+
+static nib_status step(reply *r) {
+    const nib_dialog_params *p = &r->d->applied;
+    int32_t id = pick(r);
+    if (r->out->n_generated++ == 0) r->out->first_token_seconds = now_since(r);
+    if (nib_token_is_eog(r->d->tok, id)) {
+        r->finish = "stop";
+        return NIB_OK;
+    }
+    size_t from = r->text.len;
+    bool rewritten = false;
+    NIB_TRY(append(r, id));
+    if (r->split.inside) r->n_thought++;
+    NIB_TRY(digest(r, from, false, &rewritten));
+    if (r->finish) return NIB_OK;
+    if (p->max_tokens > 0 && r->out->n_generated >= p->max_tokens)
+        r->finish = "length";
+    else if (over_time(r))
+        r->finish = "time";
+    else if (!rewritten)
+        NIB_TRY(eval(r, &id, 1));
+    bool spent = p->think_budget > 0 && r->n_thought >= p->think_budget && !r->closed;
+    if (!r->finish && r->split.inside && spent) NIB_TRY(close_thought(r));
+    return NIB_OK;
+}
+
+/* What is held back is shown, or dropped when the listener has left. */
+static nib_status finish(reply *r) {
+    if (!r->stopped && strcmp(r->finish, "interrupted") != 0) {
+        size_t from = r->text.len;
+        bool rewritten = false;
+        if (nib_detok_flush(&r->detok, &r->text) != NIB_OK)
+            return nib_fail_nomem(r->e, r->text.len, "a reply");
+        NIB_TRY(digest(r, from, true, &rewritten));
+    }
+    r->answer->len = NIB_MIN(r->answer->len, r->shown);
+    if (r->answer->data) r->answer->data[r->answer->len] = 0;
+    return NIB_OK;
+}
+
+nib_status nib_dialog_generate(nib_dialog *d, const nib_reply_request *q, nib_reply *out,
+                               nib_error *e) {
+    const nib_dialog_params *p = &d->applied;
+    nib_reply result = {.seed = q->seed};
+    reply r = {.d = d,
+               .q = q,
+               .out = &result,
+               .e = e,
+               .answer = &d->answer,
+               .thought = &d->thought,
+               .stops = {p->stop, p->stop_sentences},
+               .by_piece = p->correct || (p->autocorrect_output && p->dictionary),
+               .barred_at = -1};
+    r.split.inside = q->opened;
+    r.split.answering = q->raw;
+    r.split.trim = !q->raw;
+    nib_buf_clear(&d->answer);
+    nib_buf_clear(&d->thought);
+    nib_status s;
+    NIB_TRY_OUT(feed_prompt(&r));
+    double began = now_since(&r);
+    while (!r.finish) NIB_TRY_OUT(step(&r));
+    NIB_TRY_OUT(finish(&r));
+    result.generate_seconds = now_since(&r) - began;
+    if (!nib_buf_puts(&d->answer, "") || !nib_buf_puts(&d->thought, "")) {
+        s = nib_fail_nomem(e, 1, "a reply");
+        goto out;
+    }
+    result.finish = r.finish;
+    result.text = d->answer.data;
+    result.thinking = d->thought.len ? d->thought.data : NULL;
+    *out = result;
+out:
+    nib_think_free(&r.split);
+    nib_buf_free(&r.text);
+    nib_buf_free(&r.scratch);
+    nib_buf_free(&r.fixed);
+    nib_ids_free(&r.ids);
+    nib_ids_free(&r.ends);
+    nib_ids_free(&r.barred);
+    nib_free(r.masked);
+    return s;
+}
