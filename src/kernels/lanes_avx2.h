@@ -141,6 +141,13 @@ LANE v16 v_set1_f16(const void *p) {
     const __m256 x = _mm256_cvtph_ps(_mm_set1_epi16((short)nib_load_u16(p)));
     return (v16){x, x};
 }
+LANE v16 v_load_bf16(const void *p) {
+    const __m128i *q = p;
+    const __m256i a = _mm256_cvtepu16_epi32(_mm_loadu_si128(q)),
+                  b = _mm256_cvtepu16_epi32(_mm_loadu_si128(q + 1));
+    return (v16){_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)),
+                 _mm256_castsi256_ps(_mm256_slli_epi32(b, 16))};
+}
 LANE void v_store_f16(uint16_t *p, v16 x) {
     _mm_storeu_si128((void *)p, _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT));
     _mm_storeu_si128((void *)(p + 8), _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));

@@ -129,6 +129,10 @@ LANE v16 v_set1_f16(const void *p) {
     const float32x4_t x = vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(nib_load_u16(p))));
     return (v16){{x, x, x, x}};
 }
+LANE v16 v_load_bf16(const void *p) {
+    EACH4(vreinterpretq_f32_u32(
+        vshll_n_u16(vreinterpret_u16_u8(vld1_u8((const uint8_t *)p + 8 * i)), 16)));
+}
 LANE void v_store_f16(uint16_t *p, v16 a) {
     for (int i = 0; i < 4; i++) vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(a.v[i])));
 }

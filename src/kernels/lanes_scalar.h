@@ -122,6 +122,10 @@ LANE v16 v_load_f16(const void *p) {
 LANE v16 v_set1_f16(const void *p) {
     return v_set1(nib_f16_to_f32(nib_load_u16(p)));
 }
+/* 16 bfloat16. */
+LANE v16 v_load_bf16(const void *p) {
+    LANES(nib_bf16_to_f32(nib_load_u16((const uint8_t *)p + 2 * i)));
+}
 LANE void v_store_f16(uint16_t *p, v16 a) {
     for (int i = 0; i < 16; i++) p[i] = nib_f32_to_f16(a.v[i]);
 }

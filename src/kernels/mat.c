@@ -100,3 +100,40 @@ void nib_mm_expand_f32(const nib_mat *w, int64_t p, int64_t k0, int n, float *ou
         for (int k = 0; k < n; k++) out[k * NIB_PANEL + r] = r < n_rows ? row[k] : 0;
     }
 }
+
+/* ---- walking ---- */
+
+enum { TURN = 4 }; /* groups a turn; a block where that is more */
+
+void nib_mm_walk(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y, int64_t ldy,
+                 void *scratch, int most, void (*turn)(const mm_turn *o)) {
+    const mm_format *f = nib_mm_format(w->dtype);
+    int64_t n_groups = w->k / 32, block = nib_dtype_get(w->dtype)->block_len / 32;
+    int64_t step = NIB_MAX(block, TURN);
+    int64_t streams = w->packed ? MM_STREAMS : 1; /* there is one scratch to pack into */
+    float *acc = nib_mm_work(w, scratch);
+    for (int64_t p = p0; p < p1; p += streams) {
+        int64_t n = NIB_MIN(streams, p1 - p);
+        const uint8_t *panel[MM_STREAMS];
+        for (int64_t i = 0; i < n; i++) panel[i] = nib_mm_panel(w, p + i, scratch);
+        for (int64_t t0 = 0; t0 < a->n_tok; t0 += most) {
+            mm_turn o = {.a = a, .t0 = t0, .nt = (int)NIB_MIN(most, a->n_tok - t0)};
+            int64_t each = o.nt * NIB_PANEL;
+            memset(acc, 0, sizeof(float) * (size_t)(each * n));
+            for (o.g0 = 0; o.g0 < n_groups; o.g0 = o.g1) {
+                o.g1 = NIB_MIN(o.g0 + step, n_groups);
+                for (int64_t i = 0; i < n; i++) {
+                    o.codes = panel[i] + (size_t)o.g0 * f->code_bytes;
+                    o.scales = panel[i] + (size_t)n_groups * f->code_bytes +
+                               (size_t)(o.g0 / block) * f->scale_bytes;
+                    o.acc = acc + i * each;
+                    turn(&o);
+                }
+            }
+            for (int64_t i = 0; i < n; i++)
+                for (int t = 0; t < o.nt; t++)
+                    memcpy(y + (t0 + t) * ldy + (p + i) * NIB_PANEL, acc + i * each + t * NIB_PANEL,
+                           sizeof(float) * (size_t)nib_mm_rows(w, p + i));
+        }
+    }
+}

@@ -1,3 +1,4 @@
+/* clang-format off */
 /* What the matrix kernels (scalar_mm*.c, x86_*_mm*.c, arm_neon_mm*.c) share: the packed layout and
  * the order of sums.
  *
@@ -21,17 +22,25 @@
  *   HALF   acc = fmaf(fmaf(isum of half 1, s of half 1, isum of half 0 * s of half 0), d, acc)
  * where d, ds, dh belong to the activation (nib_act), s and m to the weights (all products of scales
  * are exact in f32):
- *   Q4_0 Q5_0 Q8_0 IQ4_NL  s = d                   w = code - 8, - 16, - 128, level
- *   MXFP4                  s = 2^(e - 128)         w = level, doubled
- *   Q4_1 Q5_1              s = d, m = m            w = code
- *   Q4_K Q5_K              s = d*sc, m = -dmin*min w = code
- *   IQ4_XS                 s = d*(sc - 32)         w = level
- *   Q6_K                   s = d*sc of each half   w = code - 32
- *   Q3_K                   s = -d                  w = (sc - 32)*(4 - code), -128..124
- *   Q2_K                   s = d, m = -dmin*min    w = sc*code, 0..45; sc, min of the half block */
+ *   Q4_0 Q5_0 Q8_0 IQ4_NL  s = d                    w = code - 8, - 16, - 128, level
+ *   MXFP4                  s = 2^(e - 128)          w = level, doubled
+ *   Q4_1 Q5_1              s = d, m = m             w = code
+ *   Q4_K Q5_K              s = d*sc, m = -dmin*min  w = code
+ *   IQ4_XS                 s = d*(sc - 32)          w = level
+ *   Q6_K                   s = d*sc of each half    w = code - 32
+ *   Q3_K                   s = -d                   w = (sc - 32)*(4 - code), -128..124
+ *   Q2_K                   s = d, m = -dmin*min     w = sc*code, 0..45; sc, min of the half block */
+/* clang-format on */
 #ifndef NIB_KERNELS_MM_H
 #define NIB_KERNELS_MM_H
 #include "kernels/kernels.h"
+
+#define INLINE static inline __attribute__((always_inline))
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
 
 typedef enum mm_form { MM_PLAIN, MM_MIN, MM_MIN16, MM_HALF } mm_form;
 
@@ -86,5 +95,70 @@ static inline void nib_mm_act_sums(nib_act *a, int64_t at, float d, const int32_
 /* Rows of w in panel p: 16, or fewer in the last. */
 static inline int nib_mm_rows(const nib_mat *w, int64_t p) {
     return (int)NIB_MIN(NIB_PANEL, w->n - p * NIB_PANEL);
+}
+
+/* ---- walking over packed panels (mat.c) ----
+ * Panels take turns, a few groups of columns each, so that several streams of memory are open; the
+ * sums of a block of tokens lie between the turns in acc. */
+typedef struct mm_turn {
+    const uint8_t *codes, *scales; /* of group g0, and of the block it starts */
+    const nib_act *a;
+    int64_t t0; /* the first token */
+    int nt;
+    int64_t g0, g1; /* groups of the row */
+    float *acc;     /* [nt][16], 64-byte aligned */
+} mm_turn;
+enum { MM_STREAMS = 4 };
+/* The product of a quantised matrix; turn does the arithmetic. most: tokens a block, at most 64. */
+void nib_mm_walk(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y, int64_t ldy,
+                 void *scratch, int most, void (*turn)(const mm_turn *o));
+
+/* The bytes of a block's scales made plain, [group or half group][16 rows]: for the K formats and
+ * IQ4_XS. Q3_K and IQ4_XS with 32 taken off. p: the block's scales. */
+typedef struct mm_super {
+    int8_t sc[16][NIB_PANEL];
+    uint8_t min[16][NIB_PANEL];
+} mm_super;
+INLINE void mm_super_scales(nib_dtype t, const uint8_t *p, mm_super *o) {
+    const uint8_t(*b)[NIB_PANEL] = (const uint8_t(*)[NIB_PANEL])(p + 2 * NIB_PANEL);
+    switch (t) {
+    case NIB_Q4_K:
+    case NIB_Q5_K:
+        b += 2; /* behind a second 16-bit field */
+        for (int j = 0; j < 4; j++)
+            for (int r = 0; r < NIB_PANEL; r++) {
+                o->sc[j][r] = (int8_t)(b[j][r] & 63);
+                o->min[j][r] = b[j + 4][r] & 63;
+                o->sc[j + 4][r] = (int8_t)((b[j + 8][r] & 15) | b[j][r] >> 6 << 4);
+                o->min[j + 4][r] = (uint8_t)(b[j + 8][r] >> 4 | b[j + 4][r] >> 6 << 4);
+            }
+        return;
+    case NIB_Q6_K: memcpy(o->sc, b, sizeof o->sc); return;
+    case NIB_Q3_K:
+        for (int j = 0; j < 16; j++)
+            for (int r = 0; r < NIB_PANEL; r++) {
+                int low = b[j % 8][r] >> (j < 8 ? 0 : 4) & 15,
+                    high = b[8 + j % 4][r] >> 2 * (j / 4);
+                o->sc[j][r] = (int8_t)((low | (high & 3) << 4) - 32);
+            }
+        return;
+    case NIB_Q2_K:
+        b += 2;
+        for (int j = 0; j < 16; j++)
+            for (int r = 0; r < NIB_PANEL; r++) {
+                o->sc[j][r] = (int8_t)(b[j][r] & 15);
+                o->min[j][r] = b[j][r] >> 4;
+            }
+        return;
+    case NIB_IQ4_XS:
+        for (int j = 0; j < 8; j++)
+            for (int r = 0; r < NIB_PANEL; r++) {
+                int high = nib_load_u16(p + 2 * NIB_PANEL + 2 * r) >> 2 * j & 3;
+                int low = b[2 + j / 2][r] >> 4 * (j % 2) & 15;
+                o->sc[j][r] = (int8_t)((low | high << 4) - 32);
+            }
+        return;
+    default: return;
+    }
 }
 #endif

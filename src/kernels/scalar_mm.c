@@ -1,37 +1,9 @@
 /* Matrix products in plain C: the truth that every instruction set is held to, bit for bit. The
  * order of sums and the meaning of each format's scales stand in mm.h; this file is that text as
  * code, and fast only where that is free. */
-#include <float.h>
-#include <math.h>
-#include "kernels/mm.h"
-#include "kernels/internal.h"
-
-/* ---- activations ---- */
-
-static float tame(float x) {
-    if (x != x) return 0;
-    return x > FLT_MAX ? FLT_MAX : x < -FLT_MAX ? -FLT_MAX : x;
-}
-
-static void quantise(const float *x, int64_t ldx, int64_t t0, int64_t t1, nib_act *a) {
-    for (int64_t t = t0; t < t1; t++) {
-        for (int64_t b = 0; b < a->k / 32; b++) {
-            const float *src = x + t * ldx + b * 32;
-            float max = 0;
-            for (int i = 0; i < 32; i++) max = fmaxf(max, fabsf(tame(src[i])));
-            bool some = max >= 0x1p-100f; /* below, 127 / max would overflow or lose bits */
-            float d = some ? max / 127 : 0, inverse = some ? 127 / max : 0;
-            int64_t at = b * a->n_tok + t;
-            int32_t sum[2] = {0, 0};
-            for (int i = 0; i < 32; i++) {
-                int q = (int)lrintf(tame(src[i]) * inverse);
-                a->q[at * 32 + i] = (int8_t)q;
-                sum[i / 16] += q;
-            }
-            nib_mm_act_sums(a, at, d, sum);
-        }
-    }
-}
+#include "kernels/lanes_scalar.h"
+#define MM_PANELS 1
+#include "kernels/mm_body.h"
 
 /* ---- weights: one group of 32 columns of a panel ---- */
 
@@ -53,87 +25,55 @@ static int code(const mm_format *f, const uint8_t *codes, int r, int k) {
     return v;
 }
 
-/* The 6-bit scales and minima of Q4_K and Q5_K; s: scale bytes of a block, [12][16 rows]. */
-static int sc6(const uint8_t *s, int r, int j) {
-    if (j < 4) return s[16 * j + r] & 63;
-    return (s[16 * (j + 4) + r] & 15) | s[16 * (j - 4) + r] >> 6 << 4;
-}
-static int min6(const uint8_t *s, int r, int j) {
-    if (j < 4) return s[16 * (j + 4) + r] & 63;
-    return s[16 * (j + 4) + r] >> 4 | s[16 * j + r] >> 6 << 4;
-}
-/* The 6-bit scales of Q3_K, less 32. */
-static int sc3(const uint8_t *s, int r, int j) {
-    int low = s[16 * (j % 8) + r] >> (j < 8 ? 0 : 4) & 15;
-    return (low | (s[16 * (8 + j % 4) + r] >> 2 * (j / 4) & 3) << 4) - 32;
-}
-
 /* 2^(e - 128): the block scale of MXFP4, halved because its table is doubled. */
 static float e8m0_half(uint8_t e) {
     return nib_bits_f32(e < 2 ? 0x00200000u << e : (uint32_t)(e - 1) << 23);
 }
 
-/* scales: of the block that group b lies in. */
+/* scales: of the block that the group lies in, as group j. */
 static void decode(nib_dtype t, const mm_format *f, const uint8_t *codes, const uint8_t *scales,
                    int j, group *g) {
-    const uint8_t *u8 = scales + 2 * NIB_PANEL * f->n_u16;
+    mm_super u = {0};
+    mm_super_scales(t, scales, &u);
     for (int r = 0; r < NIB_PANEL; r++) {
-        int q[32];
-        for (int k = 0; k < 32; k++) q[k] = code(f, codes, r, k);
         float d = f->n_u16 > 0 ? nib_f16_to_f32(nib_load_u16(scales + 2 * r)) : 0;
         float d2 = f->n_u16 > 1 ? nib_f16_to_f32(nib_load_u16(scales + 2 * NIB_PANEL + 2 * r)) : 0;
         float *s = g->s[r], *m = g->m[r];
-        int16_t *w = g->w[r];
         s[0] = d;
         switch (t) {
-        case NIB_Q4_0:
-            for (int k = 0; k < 32; k++) w[k] = (int16_t)(q[k] - 8);
-            break;
-        case NIB_Q5_0:
-            for (int k = 0; k < 32; k++) w[k] = (int16_t)(q[k] - 16);
-            break;
-        case NIB_Q8_0:
-            for (int k = 0; k < 32; k++) w[k] = (int16_t)(q[k] - 128);
-            break;
         case NIB_Q4_1:
-        case NIB_Q5_1:
-            for (int k = 0; k < 32; k++) w[k] = (int16_t)q[k];
-            m[0] = d2;
-            break;
+        case NIB_Q5_1: m[0] = d2; break;
         case NIB_Q4_K:
         case NIB_Q5_K:
-            for (int k = 0; k < 32; k++) w[k] = (int16_t)q[k];
-            s[0] = d * (float)sc6(u8, r, j);
-            m[0] = -(d2 * (float)min6(u8, r, j));
+            s[0] = d * u.sc[j][r];
+            m[0] = -(d2 * u.min[j][r]);
             break;
         case NIB_Q6_K:
-            for (int k = 0; k < 32; k++) w[k] = (int16_t)(q[k] - 32);
-            for (int h = 0; h < 2; h++) s[h] = d * (float)(int8_t)u8[16 * (2 * j + h) + r];
+            for (int h = 0; h < 2; h++) s[h] = d * u.sc[2 * j + h][r];
             break;
-        case NIB_Q3_K:
-            for (int k = 0; k < 32; k++) w[k] = (int16_t)(sc3(u8, r, 2 * j + k / 16) * (4 - q[k]));
-            s[0] = -d;
-            break;
+        case NIB_Q3_K: s[0] = -d; break;
         case NIB_Q2_K:
-            for (int k = 0; k < 32; k++)
-                w[k] = (int16_t)((u8[16 * (2 * j + k / 16) + r] & 15) * q[k]);
-            for (int h = 0; h < 2; h++) m[h] = -(d2 * (float)(u8[16 * (2 * j + h) + r] >> 4));
+            for (int h = 0; h < 2; h++) m[h] = -(d2 * u.min[2 * j + h][r]);
             break;
-        case NIB_IQ4_NL:
-            for (int k = 0; k < 32; k++) w[k] = nib_mm_iq4[q[k]];
-            break;
-        case NIB_IQ4_XS: {
-            /* the second 16-bit field holds the scales' upper bits, two a group */
-            int hi = nib_load_u16(scales + 2 * NIB_PANEL + 2 * r) >> 2 * j & 3;
-            int lo = u8[16 * (j / 2) + r] >> 4 * (j % 2) & 15;
-            for (int k = 0; k < 32; k++) w[k] = nib_mm_iq4[q[k]];
-            s[0] = d * (float)((lo | hi << 4) - 32);
-            break;
+        case NIB_IQ4_XS: s[0] = d * u.sc[j][r]; break;
+        case NIB_MXFP4: s[0] = e8m0_half(scales[r]); break;
+        default: break;
         }
-        default: /* MXFP4 */
-            for (int k = 0; k < 32; k++) w[k] = nib_mm_fp4[q[k]];
-            s[0] = e8m0_half(u8[r]);
-            break;
+        for (int k = 0; k < 32; k++) {
+            int q = code(f, codes, r, k), sc = u.sc[2 * j + k / 16][r];
+            switch (t) {
+            case NIB_Q4_0: q -= 8; break;
+            case NIB_Q5_0: q -= 16; break;
+            case NIB_Q8_0: q -= 128; break;
+            case NIB_Q6_K: q -= 32; break;
+            case NIB_Q3_K: q = sc * (4 - q); break;
+            case NIB_Q2_K: q *= sc; break;
+            case NIB_IQ4_NL:
+            case NIB_IQ4_XS: q = nib_mm_iq4[q]; break;
+            case NIB_MXFP4: q = nib_mm_fp4[q]; break;
+            default: break;
+            }
+            g->w[r][k] = (int16_t)q;
         }
     }
 }
@@ -179,43 +119,19 @@ static void panel_quant(const nib_mat *w, const mm_format *f, const uint8_t *pan
     }
 }
 
-/* Columns [k0, k0+n) of a panel of floats [n][16]. */
-static void panel_f32(const float *w, int64_t k0, int64_t n, int n_rows, const nib_act *a, float *y,
-                      int64_t ldy) {
-    for (int64_t t = 0; t < a->n_tok; t++) {
-        const float *x = a->x + t * a->ldx + k0;
-        for (int r = 0; r < n_rows; r++) {
-            float acc = y[t * ldy + r];
-            for (int64_t k = 0; k < n; k++) acc = fmaf(w[k * NIB_PANEL + r], x[k], acc);
-            y[t * ldy + r] = acc;
-        }
-    }
-}
-
 static void matmul(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                    int64_t ldy, void *scratch) {
     const mm_format *f = nib_mm_format(w->dtype);
-    float floats[MM_EXPAND_K * NIB_PANEL];
+    if (!f) {
+        matmul_f32(w, a, p0, p1, y, ldy, scratch);
+        return;
+    }
     for (int64_t p = p0; p < p1; p++) {
         int n_rows = nib_mm_rows(w, p);
         float *out = y + p * NIB_PANEL;
         for (int64_t t = 0; t < a->n_tok; t++)
-            for (int r = 0; r < n_rows; r++) out[t * ldy + r] = 0;
-        if (f) {
-            panel_quant(w, f, nib_mm_panel(w, p, scratch), n_rows, a, out, ldy);
-            continue;
-        }
-        size_t size = nib_dtype_get(w->dtype)->block_bytes;
-        for (int64_t k0 = 0; k0 < w->k; k0 += MM_EXPAND_K) {
-            int n = (int)NIB_MIN(MM_EXPAND_K, w->k - k0);
-            if (w->packed)
-                nib_dtype_get(w->dtype)->to_f32(w->data + (size_t)p * w->stride +
-                                                    size * NIB_PANEL * (size_t)k0,
-                                                floats, (int64_t)n * NIB_PANEL);
-            else
-                nib_mm_expand_f32(w, p, k0, n, floats);
-            panel_f32(floats, k0, n, n_rows, a, out, ldy);
-        }
+            memset(out + t * ldy, 0, sizeof(float) * (size_t)n_rows);
+        panel_quant(w, f, nib_mm_panel(w, p, scratch), n_rows, a, out, ldy);
     }
 }
 

@@ -11,14 +11,9 @@
 
 /* Up to so many tokens the panels are read where they are. */
 enum { AVX512_FEW = 4 };
-void nib_avx512_mm_few(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
-                       int64_t ldy, void *scratch);
+void (*nib_avx512_turn(nib_dtype t, int64_t n_tok))(const mm_turn *o);
 void nib_avx512_mm_many(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                         int64_t ldy, void *scratch);
-/* Float formats, and those without a packed form. */
-void nib_avx512_mm_f32(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
-                       int64_t ldy, void *scratch);
-
 /* An expanded piece of one panel: up to so many groups of 32 columns. s, m: one line a group, or
  * one for each half. */
 enum { AVX512_PIECE = 16 };
@@ -31,13 +26,6 @@ _Static_assert(2 * sizeof(avx512_piece) <= MM_SCRATCH, "the scratch holds two pi
  */
 void nib_avx512_expand(const nib_mat *w, const uint8_t *panel, int64_t g, int n, bool add_128,
                        avx512_piece *out);
-
-#define INLINE static inline __attribute__((always_inline))
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
 
 /* gcc 12 copies the accumulator around the intrinsic; this is the one instruction. acc += u8 w . s8
  * x */

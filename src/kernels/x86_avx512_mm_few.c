@@ -1,21 +1,6 @@
 /* Products with few tokens, straight from the packed panels: every weight byte is loaded once,
- * unpacked in registers and multiplied with each token. Four panels take turns, 512 columns each,
- * so that four streams of memory are open.
- *
- * The accumulators of a panel live in registers for those 512 columns and on the stack between
- * turns. */
+ * unpacked in registers and multiplied with each token. */
 #include "kernels/x86_avx512_mm.h"
-
-enum { TURN = 16, STREAMS = 4 }; /* groups of 32 columns a turn; panels open at a time */
-
-/* Where one turn is: the codes of its first group, the scales of its first block; the activations
- * of its first group. */
-typedef struct turn {
-    const uint8_t *codes, *scales;
-    const nib_act *a;
-    int64_t g0, g1; /* groups of the row */
-    __m512 *acc;    /* [tokens] */
-} turn;
 
 INLINE void group_products(nib_dtype t, int nt, const __m512i w[8], const scales *g,
                            const nib_act *a, int64_t at, __m512 acc[]) {
@@ -66,12 +51,12 @@ INLINE void group_products(nib_dtype t, int nt, const __m512i w[8], const scales
     }
 }
 
-INLINE void take_turn(nib_dtype t, int nt, const turn *r) {
+INLINE void take_turn(nib_dtype t, int nt, const mm_turn *r) {
     __m512 acc[AVX512_FEW];
     UNROLL
-    for (int i = 0; i < nt; i++) acc[i] = r->acc[i];
+    for (int i = 0; i < nt; i++) acc[i] = _mm512_load_ps(r->acc + i * NIB_PANEL);
     const uint8_t *p = r->codes, *s = r->scales;
-    int64_t n_tok = r->a->n_tok, at = r->g0 * n_tok;
+    int64_t n_tok = r->a->n_tok, at = r->g0 * n_tok + r->t0;
     for (int64_t g = r->g0; g < r->g1; s += scale_bytes_of(t)) {
         super plain;
         int groups = 1;
@@ -88,59 +73,32 @@ INLINE void take_turn(nib_dtype t, int nt, const turn *r) {
         }
     }
     UNROLL
-    for (int i = 0; i < nt; i++) r->acc[i] = acc[i];
+    for (int i = 0; i < nt; i++) _mm512_store_ps(r->acc + i * NIB_PANEL, acc[i]);
 }
 
 /* One function a format and number of tokens. */
 #define NIB_P16(T, ...)                                                                            \
-    static void turn_1_##T(const turn *r) {                                                        \
+    static void turn_1_##T(const mm_turn *r) {                                                     \
         take_turn(NIB_##T, 1, r);                                                                  \
     }                                                                                              \
-    static void turn_2_##T(const turn *r) {                                                        \
+    static void turn_2_##T(const mm_turn *r) {                                                     \
         take_turn(NIB_##T, 2, r);                                                                  \
     }                                                                                              \
-    static void turn_3_##T(const turn *r) {                                                        \
+    static void turn_3_##T(const mm_turn *r) {                                                     \
         take_turn(NIB_##T, 3, r);                                                                  \
     }                                                                                              \
-    static void turn_4_##T(const turn *r) {                                                        \
+    static void turn_4_##T(const mm_turn *r) {                                                     \
         take_turn(NIB_##T, 4, r);                                                                  \
     }
 #include "kernels/p16.def"
 #undef NIB_P16
-static void (*const turns[][AVX512_FEW])(const turn *r) = {
+
+typedef void (*turn_fn)(const mm_turn *r);
+turn_fn nib_avx512_turn(nib_dtype t, int64_t n_tok) {
+    static const turn_fn turns[][AVX512_FEW] = {
 #define NIB_P16(T, ...) [NIB_##T] = {turn_1_##T, turn_2_##T, turn_3_##T, turn_4_##T},
 #include "kernels/p16.def"
 #undef NIB_P16
-};
-
-void nib_avx512_mm_few(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
-                       int64_t ldy, void *scratch) {
-    const mm_format *f = nib_mm_format(w->dtype);
-    int64_t n_groups = w->k / 32, block = nib_dtype_get(w->dtype)->block_len / 32;
-    int streams = w->packed ? STREAMS : 1; /* there is one scratch to pack into */
-    for (int64_t p = p0; p < p1; p += streams) {
-        int n = (int)NIB_MIN(streams, p1 - p);
-        const uint8_t *panel[STREAMS];
-        __m512 acc[STREAMS][AVX512_FEW];
-        for (int i = 0; i < n; i++) {
-            panel[i] = nib_mm_panel(w, p + i, scratch);
-            for (int64_t t = 0; t < a->n_tok; t++) acc[i][t] = _mm512_setzero_ps();
-        }
-        for (int64_t g = 0; g < n_groups; g += TURN)
-            for (int i = 0; i < n; i++) {
-                turn r = {panel[i] + (size_t)g * f->code_bytes,
-                          panel[i] + (size_t)n_groups * f->code_bytes +
-                              (size_t)(g / block) * f->scale_bytes,
-                          a,
-                          g,
-                          NIB_MIN(g + TURN, n_groups),
-                          acc[i]};
-                turns[w->dtype][a->n_tok - 1](&r);
-            }
-        for (int i = 0; i < n; i++) {
-            __mmask16 rows = (__mmask16)((1u << nib_mm_rows(w, p + i)) - 1);
-            for (int64_t t = 0; t < a->n_tok; t++)
-                _mm512_mask_storeu_ps(y + t * ldy + (p + i) * NIB_PANEL, rows, acc[i][t]);
-        }
-    }
+    };
+    return turns[t][n_tok - 1];
 }
