@@ -371,7 +371,7 @@ static void fit_super_scale(const fit_levels *lv, int len, int s_min, int s_max,
                             const float *w, uint16_t *d, int8_t *s, uint8_t *code) {
     super u;
     scan sc;
-    fv a[MAX_TILES], best[MAX_TILES], low = splat((float)s_min), high = splat((float)s_max);
+    fv a[MAX_TILES], best[MAX_TILES] = {{0}}, low = splat((float)s_min), high = splat((float)s_max);
     float top = 0, best_gain = 0, dn, best_dn = 0;
     super_load(&u, x, w, len);
     scan_init(&sc, lv);
@@ -384,7 +384,7 @@ static void fit_super_scale(const fit_levels *lv, int len, int s_min, int s_max,
     uint16_t h = super_f16(&u, top / (float)s_min, &dn);
     for (int round = 0; round < MAX_ROUNDS; round++) {
         float gain = 0, xl = 0, ll = 0;
-        fv now[MAX_TILES];
+        fv now[MAX_TILES] = {{0}};
         for (int k = 0; k < u.n_tiles; k++) {
             fv k_xl = splat(0), k_ll = splat(0), k_gain = splat(0);
             fv ideal = nearest(at_most(at_least(a[k] * ratio1(1, dn), low), high));
@@ -474,9 +474,9 @@ static void affine_round(const super *u, fv last_code, fv s_max, float d, float 
 static void fit_super_affine(int n_levels, int len, int s_max, const float *x, const float *w,
                              uint16_t *d, uint16_t *dmin, uint8_t *s, uint8_t *m, uint8_t *code) {
     super u;
-    fv a[MAX_TILES], b[MAX_TILES], top_a = splat(0), top_b = splat(0);
+    fv a[MAX_TILES] = {{0}}, b[MAX_TILES] = {{0}}, top_a = splat(0), top_b = splat(0);
     fv last_code = splat((float)(n_levels - 1)), s_top = splat((float)s_max);
-    affine_fit best = {.err = 1e30f}, now;
+    affine_fit best = {.err = 1e30f}, now = {0};
     super_load(&u, x, w, len);
     for (int k = 0; k < u.n_tiles; k++) {
         best_affine(&u.t[k], last_code, true, &a[k], &b[k]);
