@@ -10,15 +10,20 @@
 #include "engine/dialog_internal.h"
 
 static json_t *variables(const nib_dialog *d) {
-    if (d->applied.think == NIB_THINK_AUTO) return NULL;
     bool on = d->applied.think == NIB_THINK_ON;
+    if (d->applied.think == NIB_THINK_AUTO) return json_object();
     return json_pack("{s:b, s:b}", "enable_thinking", on, "thinking", on);
 }
 
-/* The token's spelling for templates, or NULL. */
-static const char *spelling(const nib_dialog *d, int32_t id, nib_buf *b) {
-    nib_str text = id >= 0 ? nib_token_text(d->tok, id) : (nib_str){0};
-    return text.n && nib_buf_put(b, text.p, text.n) ? b->data : NULL;
+/* The token's spelling for templates into b; *text NULL when the model has none. */
+static nib_status spelling(const nib_dialog *d, int32_t id, nib_buf *b, const char **text,
+                           nib_error *e) {
+    nib_str t = id >= 0 ? nib_token_text(d->tok, id) : (nib_str){0};
+    *text = NULL;
+    if (t.n == 0) return NIB_OK;
+    if (!nib_buf_put(b, t.p, t.n)) return nib_fail_nomem(e, t.n, "a token's text");
+    *text = b->data;
+    return NIB_OK;
 }
 
 static nib_status tokenise_rendered(const nib_dialog *d, const nib_rendered *r, nib_ids *out,
@@ -76,17 +81,20 @@ static nib_status build(nib_dialog *d, size_t first, nib_ids *out, bool *opened,
     if (d->applied.raw) return joined(d, first, out, e);
     const nib_tokenizer_info *info = nib_tokenizer_get_info(d->tok);
     const char *system = d->applied.system && *d->applied.system ? d->applied.system : NULL;
+    const char *bos_text, *eos_text;
     nib_buf bos = {0}, eos = {0};
-    json_t *extra = variables(d);
     nib_rendered r = {0};
-    nib_status s =
-        nib_chat_render(d->tmpl, system, &d->messages, first, true, spelling(d, info->bos, &bos),
-                        spelling(d, info->eos, &eos), extra, d->applied.now, &r, e);
-    if (s == NIB_OK) {
-        s = tokenise_rendered(d, &r, out, e);
-        *opened = r.text.len && nib_think_open(r.text.data, r.text.len);
-        nib_rendered_free(&r);
-    }
+    json_t *extra = variables(d);
+    nib_status s = extra ? NIB_OK : nib_fail_nomem(e, 1, "a template's variables");
+    if (s != NIB_OK) goto out;
+    NIB_TRY_OUT(spelling(d, info->bos, &bos, &bos_text, e));
+    NIB_TRY_OUT(spelling(d, info->eos, &eos, &eos_text, e));
+    NIB_TRY_OUT(nib_chat_render(d->tmpl, system, &d->messages, first, true, bos_text, eos_text,
+                                extra, d->applied.now, &r, e));
+    s = tokenise_rendered(d, &r, out, e);
+    *opened = r.text.len && nib_think_open(r.text.data, r.text.len);
+    nib_rendered_free(&r);
+out:
     json_decref(extra);
     nib_buf_free(&bos);
     nib_buf_free(&eos);

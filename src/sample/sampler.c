@@ -99,8 +99,10 @@ nib_status nib_sampler_accept(nib_sampler *s, int32_t token, nib_error *e) {
     if (token < 0 || token >= s->n_vocab)
         return nib_fail(e, NIB_ERR_ARGUMENT, "sampler: expected a token from 0 to %d, found %d",
                         (int)s->n_vocab - 1, (int)token);
-    if (!nib_ids_push(&s->history, token))
+    if (!nib_ids_push(&s->history, token)) {
+        s->history.failed = false; /* there may be memory again */
         return nib_fail_nomem(e, s->history.len * sizeof token, "the sampler's history");
+    }
     if (s->count) {
         enters(s, token);
         int32_t out = outside(s, s->history.len);

@@ -734,6 +734,52 @@ static void conversations_are_saved_and_loaded(void **state) {
     close_room(&r);
 }
 
+/* ---- memory ---- */
+
+/* Whichever allocation fails, the history is as before and the dialog goes on. */
+static void every_allocation_may_fail(void **state) {
+    (void)state;
+    room r = script("nomem.gguf", story);
+    settings(&r)->correct = true;
+    settings(&r)->system = "Be brief.";
+    settings(&r)->stop = (const char *const[]){"zzz", NULL}, changed(&r);
+    say(&r, "one");
+    char want[256];
+    snprintf(want, sizeof want, "%s", reply.text);
+    long n_failed = 0, n;
+    for (int again = 0; again < 2; again++) {
+        for (n = 1;; n++) {
+            long before = nib_alloc_count();
+            nib_alloc_fail_after(n);
+            nib_status s = again ? nib_dialog_regenerate(r.d, NULL, NULL, &reply, &e)
+                                 : nib_dialog_say(r.d, "two", NULL, NULL, &reply, &e);
+            nib_alloc_fail_after(0);
+            if (s == NIB_OK) {
+                assert_true(nib_alloc_count() - before < n); /* none failed unnoticed */
+                break;
+            }
+            assert_true(s == NIB_ERR_NOMEM || s == NIB_ERR_LIMIT); /* of a buffer */
+            assert_int_equal(nib_dialog_messages(r.d)->n, again ? 4 : 2);
+            assert_string_equal(nib_dialog_messages(r.d)->v[1].content, want);
+            n_failed++;
+        }
+    }
+    nib_dialog_clear(r.d);
+    expect(&r, "one", want, "stop");
+    for (n = 1;; n++) { /* and of changing settings */
+        settings(&r)->system = "Another.";
+        nib_alloc_fail_after(n);
+        nib_status s = nib_dialog_params_changed(r.d, &e);
+        nib_alloc_fail_after(0);
+        if (s == NIB_OK) break;
+        assert_string_equal(settings(&r)->system, "Be brief.");
+        n_failed++;
+    }
+    assert_true(n_failed > 20);
+    print_message("failing allocations: %ld, history kept each time\n", n_failed);
+    close_room(&r);
+}
+
 /* ---- the trained model ---- */
 
 static void the_reference_model_tells_its_story(void **state) {
@@ -806,6 +852,7 @@ int main(void) {
         cmocka_unit_test(cached_equals_cold),
         cmocka_unit_test(seeds),
         cmocka_unit_test(conversations_are_saved_and_loaded),
+        cmocka_unit_test(every_allocation_may_fail),
         cmocka_unit_test(the_reference_model_tells_its_story),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
