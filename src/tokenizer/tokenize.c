@@ -56,16 +56,37 @@ static nib_status encode_fragments(tok_call *c, const char *p, size_t n, unsigne
     return NIB_OK;
 }
 
-/* Special tokens of each run, the last first. */
+/* Special tokens of the text, the last first: user-defined ones anywhere, control tokens inside a
+ * run that is parsed. */
 static bool find_special(const nib_tokenizer *t, const char *text, size_t n,
                          const nib_tok_run *runs, size_t n_runs, tok_hits *hits) {
-    for (size_t end = n; n_runs-- > 0;) {
-        size_t before = hits->len, at = end - runs[n_runs].len;
-        if (!nib_tok_special_find(t, text + at, end - at, runs[n_runs].parse, hits)) return false;
-        for (size_t i = before; i < hits->len; i++) hits->data[i].at += (uint32_t)at;
-        end = at;
+    size_t n_parsed = 0, i = 0, start = n;
+    for (size_t r = 0; r < n_runs; r++) n_parsed += runs[r].parse;
+    if (n_parsed == 0 || n_parsed == n_runs)
+        return nib_tok_special_find(t, text, n, n_parsed > 0, hits);
+    tok_hits any = {0}, user = {0};
+    bool ok = nib_tok_special_find(t, text, n, true, &any) &&
+              nib_tok_special_find(t, text, n, false, &user);
+    hits->data = ok && any.len ? nib_alloc(any.len * sizeof *any.data) : NULL;
+    hits->cap = any.len;
+    ok = ok && (!any.len || hits->data);
+    for (size_t k = 0; ok && k < any.len;
+         k++) { /* wherever a user-defined token starts, any has a hit */
+        tok_hit hit = any.data[k];
+        while (start > hit.at) start -= runs[--n_runs].len;
+        bool plain = t->type[hit.id] == NIB_TOKEN_USER,
+             at_user = i < user.len && user.data[i].at == hit.at;
+        bool inside = runs[n_runs].parse &&
+                      hit.at + tok_string(&t->text, hit.id).n <= start + runs[n_runs].len;
+        if (plain || inside)
+            hits->data[hits->len++] = hit;
+        else if (at_user)
+            hits->data[hits->len++] = user.data[i];
+        i += at_user;
     }
-    return true;
+    nib_free(any.data);
+    nib_free(user.data);
+    return ok;
 }
 
 nib_status nib_tokenize(const nib_tokenizer *t, const char *text, size_t n, unsigned flags,
