@@ -32,12 +32,10 @@ static span query_span(const nib_attn *a, int i) {
     return (span){(int)NIB_MIN(NIB_MAX(lo, 0), CHUNK), (int)NIB_MAX(NIB_MIN(hi, CHUNK), 0)};
 }
 
-/* The positions that any of n queries sees. */
-static span union_span(const span *s, int n) {
-    span u = {CHUNK, 0};
-    for (int i = 0; i < n; i++)
-        if (s[i].lo < s[i].hi) u = (span){NIB_MIN(u.lo, s[i].lo), NIB_MAX(u.hi, s[i].hi)};
-    return u;
+/* Both, and what lies between. */
+static span join(span a, span b) {
+    if (b.lo >= b.hi) return a;
+    return (span){NIB_MIN(a.lo, b.lo), NIB_MAX(a.hi, b.hi)};
 }
 
 /* ---- K: [column][tile][16 positions] of ATTN_W tiles from tile 'tile' on, columns [d0, d0 + nd)
@@ -234,15 +232,17 @@ static void attn_group(const nib_attn *a, int q0, int n) {
     span s[GROUP];
     block blocks[GROUP];
     float *scores = a->scores + (size_t)q0 * CHUNK;
-    for (int i = 0; i < n; i++) s[i] = query_span(a, q0 + i);
-    const span all = union_span(s, n);
-
+    span all = {CHUNK, 0};
     const int n_blocks = (n + ATTN_Q - 1) / ATTN_Q;
     for (int j = 0, at = 0; j < n_blocks; j++) {
-        block *b = &blocks[j];
-        *b = (block){.first = at, .n = (n - at + n_blocks - j - 1) / (n_blocks - j)};
-        b->seen = union_span(s + at, b->n);
-        at += b->n;
+        block b = {
+            .first = at, .n = (n - at + n_blocks - j - 1) / (n_blocks - j), .seen = {CHUNK, 0}};
+        for (; at < b.first + b.n; at++) {
+            s[at] = query_span(a, q0 + at);
+            b.seen = join(b.seen, s[at]);
+        }
+        all = join(all, b.seen);
+        blocks[j] = b;
     }
 
     for (int d0 = 0; d0 < a->d; d0 += DEPTH) {

@@ -6,10 +6,6 @@
 /* Writes the names of the features found ("avx2 fma f16c ..."), as isa.def spells them. */
 void nib_cpu_detect(char *out, size_t n);
 
-/* Lane operations (lanes_<isa>.h) and what is built of them: inlined at every optimisation level, or debug builds
- * would spend their time in calls. */
-#define LANE static inline __attribute__((always_inline))
-
 /* Each set fills in the slots it has: nib_<prefix>_mm the matrix ones, nib_<prefix>_vec the vector ones. */
 #define NIB_ISA(prefix, cpu, flags, needs)                                                         \
     void nib_##prefix##_mm(nib_kernels *k);                                                        \

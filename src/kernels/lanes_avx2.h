@@ -6,6 +6,9 @@
 #include <math.h>
 #include "kernels/internal.h"
 
+/* At every optimisation level: debug builds would spend their time in calls. */
+#define LANE static inline __attribute__((always_inline))
+
 typedef struct v16 {
     __m256 a, b; /* lanes 0-7, 8-15 */
 } v16;

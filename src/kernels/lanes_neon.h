@@ -5,6 +5,9 @@
 #include <math.h>
 #include "kernels/internal.h"
 
+/* At every optimisation level: debug builds would spend their time in calls. */
+#define LANE static inline __attribute__((always_inline))
+
 typedef struct v16 {
     float32x4_t v[4];
 } v16;

@@ -9,6 +9,13 @@
 #include <math.h>
 #include "kernels/internal.h"
 
+#ifdef __SANITIZE_ADDRESS__
+/* every operation is a loop full of checks: inlined, they take a compiler minutes */
+#define LANE static __attribute__((noinline, unused))
+#else
+#define LANE static inline
+#endif
+
 typedef struct v16 {
     float v[16];
 } v16;
