@@ -9,10 +9,10 @@
 #include <pcre2.h>
 #include "tokenizer/internal.h"
 
-/* White_Space of Unicode, for use inside [ ]. */
-#define WS                                                                                         \
-    "\\t-\\r "                                                                                     \
-    "\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
+/* White_Space of Unicode without the two line ends, and with them, for use inside [ ]. */
+#define BLANK                                                                                      \
+    "\\t\\x0b\\x0c \\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
+#define WS BLANK "\\r\\n"
 #define SPACES       "[" WS "]+(?![^" WS "])|[" WS "]+"
 #define LINES        "[" WS "]*[\\r\\n]+|" SPACES
 #define DIGIT        "\\p{N}"
@@ -107,7 +107,7 @@ nib_status nib_tok_presplit_new(tok_presplit **out, const tok_family *f, nib_err
         if (!re) {
             char why[120];
             pcre2_get_error_message(code, (PCRE2_UCHAR *)why, sizeof why);
-            s = nib_fail(e, code == PCRE2_ERROR_NOMEMORY ? NIB_ERR_NOMEM : NIB_ERR_INTERNAL,
+            s = nib_fail(e, code == PCRE2_ERROR_HEAP_FAILED ? NIB_ERR_NOMEM : NIB_ERR_INTERNAL,
                          "pre-splitter '%s': %s at %zu of pattern %d", f->names, why, at,
                          ps->n + 1);
             goto out;
