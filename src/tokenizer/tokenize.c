@@ -9,10 +9,13 @@
 
 enum { MAX_CACHED_BYTES = 48, MAX_WORDS = 1 << 14 };
 
-nib_status nib_tok_put(tok_call *c, int32_t id) {
-    if (id < 0 || nib_ids_push(c->out, id)) return NIB_OK;
+static nib_status full(const tok_call *c) {
     return nib_fail(c->e, NIB_ERR_LIMIT, "the text has more tokens than fit: %zu so far",
                     c->out->len);
+}
+
+nib_status nib_tok_put(tok_call *c, int32_t id) {
+    return id < 0 || nib_ids_push(c->out, id) ? NIB_OK : full(c);
 }
 
 nib_status nib_tok_cached_word(tok_call *c, const char *p, size_t n, tok_word_fn fn) {
@@ -21,9 +24,8 @@ nib_status nib_tok_cached_word(tok_call *c, const char *p, size_t n, tok_word_fn
     tok_word *w = &c->words[(h ^ h >> 32) & (c->n_words - 1)];
     if (w->p && w->n == n && memcmp(w->p, p, n) == 0) {
         int32_t ids[MAX_CACHED_BYTES]; /* at most one a byte */
-        memcpy(ids, c->out->data + w->at, w->n_ids * sizeof *ids);
-        if (nib_ids_append(c->out, ids, w->n_ids)) return NIB_OK;
-        return nib_tok_put(c, 0);
+        for (uint32_t i = 0; i < w->n_ids; i++) ids[i] = c->out->data[w->at + i];
+        return nib_ids_append(c->out, ids, w->n_ids) ? NIB_OK : full(c);
     }
     size_t at = c->out->len;
     NIB_TRY(fn(c, p, n));
