@@ -61,11 +61,14 @@ static size_t pair_hash(int32_t left, int32_t right) {
     return (size_t)(((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * 0x9e3779b97f4a7c15u >> 32);
 }
 
+/* The slot of a pair, or the free one where it would go; NULL: neither within TOK_MAX_PROBES. */
 static pair_slot *slot_for(const bpe *k, int32_t left, int32_t right) {
-    size_t i = pair_hash(left, right) & k->mask;
-    while (k->pairs[i].left >= 0 && (k->pairs[i].left != left || k->pairs[i].right != right))
-        i = (i + 1) & k->mask;
-    return &k->pairs[i];
+    size_t at = pair_hash(left, right);
+    for (size_t i = 0; i < TOK_MAX_PROBES; i++) {
+        pair_slot *p = &k->pairs[(at + i) & k->mask];
+        if (p->left < 0 || (p->left == left && p->right == right)) return p;
+    }
+    return NULL;
 }
 
 /* The token spelled as left and right together, or -1. Merges stand in the order of the tokens they
@@ -129,6 +132,12 @@ static nib_status load_merges(nib_tokenizer *t, bpe *k, const nib_gguf *g, nib_e
             }
             last = id;
             pair_slot *p = slot_for(k, left, right);
+            if (!p) {
+                s = nib_fail(e, NIB_ERR_LIMIT,
+                             "tokenizer.ggml.merges: entry %lld hashes like %d others",
+                             (long long)i, TOK_MAX_PROBES);
+                goto out;
+            }
             if (p->left < 0) *p = (pair_slot){left, right, id, (uint32_t)i};
         }
     }
@@ -183,7 +192,7 @@ static nib_status init(nib_tokenizer *t, const nib_gguf *g, nib_error *e) {
 
 static uint32_t pair_rank(const void *arg, const tok_sym *a, const tok_sym *b, int32_t *id) {
     const pair_slot *p = slot_for(arg, a->id, b->id);
-    if (p->left < 0) return TOK_NO_PAIR;
+    if (!p || p->left < 0) return TOK_NO_PAIR;
     *id = p->id;
     return p->rank;
 }

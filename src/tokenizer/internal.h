@@ -13,7 +13,12 @@
 #define NIB_TOKENIZER_INTERNAL_H
 #include "tokenizer/tokenizer.h"
 
-enum { TOK_MAX_TEXT = 1 << 30 }; /* bytes of one call: symbols are counted in 32 bits */
+enum {
+    TOK_MAX_TEXT = 1 << 30, /* bytes of one call: symbols are counted in 32 bits */
+    /* How far from its place an entry of a hash table may lie: ten times what real vocabularies
+     * show. More is a file made to turn look-ups into searches, and is refused. */
+    TOK_MAX_PROBES = 512
+};
 
 /* ---- trie.c ---- */
 
@@ -28,14 +33,20 @@ typedef struct tok_trie {
     int32_t *value;   /* of a node: the id whose text ends here, or -1 */
     uint32_t *parent; /* and the byte that leads here from it, in the low 8 bits */
 } tok_trie;
-/* Adds p[0..n), read from its end when 'reversed'; a later equal string replaces the value. False
- * when out of memory or over 2^24 nodes. */
+/* Adds p[0..n), read from its end when 'reversed'. False when out of memory, over 2^24 nodes or
+ * TOK_MAX_PROBES. */
 bool nib_tok_trie_add(tok_trie *t, const char *p, size_t n, bool reversed, int32_t value);
+static inline uint32_t tok_trie_place(const tok_trie *t, uint32_t key, uint32_t probe) {
+    return ((key * 0x9e3779b1u >> 7) + probe) & t->mask;
+}
 static inline uint32_t tok_trie_step(const tok_trie *t, uint32_t node, uint8_t byte) {
     if (!t->edges) return 0;
     uint32_t key = node << 8 | byte;
-    for (uint32_t i = (key * 0x9e3779b1u) >> 7 & t->mask;; i = (i + 1) & t->mask)
-        if (t->edges[i].key == key || !t->edges[i].child) return t->edges[i].child;
+    for (uint32_t k = 0; k < TOK_MAX_PROBES; k++) {
+        const tok_edge *e = &t->edges[tok_trie_place(t, key, k)];
+        if (e->key == key || !e->child) return e->child;
+    }
+    return 0;
 }
 void nib_tok_trie_free(tok_trie *t);
 

@@ -11,8 +11,9 @@
 
 /* White_Space of Unicode without the two line ends, and with them, for use inside [ ]. */
 #define BLANK                                                                                      \
-    "\\t\\x0b\\x0c \\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
-#define WS BLANK "\\r\\n"
+    "\\t\\x0b\\x0c "                                                                               \
+    "\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
+#define WS           BLANK "\\r\\n"
 #define SPACES       "[" WS "]+(?![^" WS "])|[" WS "]+"
 #define LINES        "[" WS "]*[\\r\\n]+|" SPACES
 #define DIGIT        "\\p{N}"

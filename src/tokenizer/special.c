@@ -65,9 +65,10 @@ nib_status nib_tok_special_init(nib_tokenizer *t, nib_error *e) {
         if (!(user || is_control(t->type[id])) || !text.n) continue;
         s->has_user |= user;
         if (!nib_tok_trie_add(&s->trie, text.p, text.n, true, id))
-            return nib_fail(e, NIB_ERR_LIMIT,
-                            "tokenizer.ggml.tokens: out of memory for special tokens, "
-                            "or more than 16 MiB of them");
+            return nib_fail(
+                e, NIB_ERR_LIMIT,
+                "tokenizer.ggml.tokens: out of memory for special tokens, more than 16 MiB "
+                "of them, or made to collide");
     }
     return s->trie.n_nodes ? link_nodes(t, e) : NIB_OK;
 }

@@ -10,7 +10,9 @@
 
 typedef struct nib_tokenizer nib_tokenizer;
 
-/* Copies what it needs: g may be closed afterwards. Bounds and types of every tokenizer.* key are checked. */
+/* Copies what it needs: g may be closed afterwards. Bounds and types of every key it reads are checked: NIB_ERR_FORMAT
+ * names the key and what is wrong. An unknown tokenizer.ggml.model is NIB_ERR_UNSUPPORTED; an unknown
+ * tokenizer.ggml.pre is logged and splits like GPT-2. */
 nib_status nib_tokenizer_from_gguf(nib_tokenizer **out, const nib_gguf *g, nib_error *e);
 void nib_tokenizer_free(nib_tokenizer *t);
 
@@ -33,7 +35,8 @@ enum {
     NIB_TOK_PARSE = 2,   /* control tokens spelled in the text become those tokens: for template text, never users' */
     NIB_TOK_NO_PREFIX = 4 /* the text continues earlier text: no space put in front (SentencePiece) */
 };
-/* Appends the ids of text[0..n) to out. Any bytes are accepted. */
+/* Appends the ids of text[0..n) to out. Any bytes are accepted: those that are not UTF-8 become byte tokens where the kind
+ * has them (SentencePiece), else U+FFFD. At most 1 GiB. */
 nib_status nib_tokenize(const nib_tokenizer *t, const char *text, size_t n, unsigned flags, nib_ids *out,
                         nib_error *e);
 
@@ -51,19 +54,21 @@ nib_status nib_tokenize_runs(const nib_tokenizer *t, const char *text, const nib
 nib_str nib_token_piece(const nib_tokenizer *t, int32_t id, bool special);
 nib_str nib_token_text(const nib_tokenizer *t, int32_t id); /* as the vocabulary spells it */
 nib_token_type nib_token_get_type(const nib_tokenizer *t, int32_t id);
-/* Ends a generation: EOS, EOT, EOM and what templates use as end of turn. */
+/* Ends a generation: EOS, EOT, EOM and what templates use as end of turn (ends.def). */
 bool nib_token_is_eog(const nib_tokenizer *t, int32_t id);
 /* The id of a token spelled exactly so, or -1. */
 int32_t nib_token_find(const nib_tokenizer *t, nib_str text);
 
-/* Whole text at once, with the model family's clean-up of spaces, as llama_detokenize does it.
- * special: keep control tokens as text. */
+/* Whole text at once, with the model family's clean-up of spaces, as llama_detokenize does it. Bytes are given back
+ * as they are, valid UTF-8 or not.
+ * special: keep control tokens as text; else leave out those and the BOS and EOS that NIB_TOK_SPECIAL adds. */
 nib_status nib_detokenize(const nib_tokenizer *t, const int32_t *ids, size_t n, bool special, nib_buf *out,
                           nib_error *e);
 
 /* A stream: feed ids, take text that ends on character boundaries. What is held back comes with the next ids or
- * with flush. Invalid bytes come out as U+FFFD. Zero-initialise 'at_start' = true to drop the leading space that
- * SentencePiece puts before the first word. */
+ * with flush. Invalid bytes come out as U+FFFD. Nothing is tidied, since what was shown cannot be taken back.
+ * Zero-initialise; at_start = true drops the leading space that SentencePiece puts before the first word. On failure
+ * (out is full) the id is partly written. */
 typedef struct nib_detok {
     char held[8];
     unsigned n_held;

@@ -4,19 +4,27 @@
 
 enum { MAX_NODES = 1 << 24 }; /* (node, byte) is a 32-bit key */
 
-static tok_edge *slot_for(const tok_trie *t, uint32_t key) {
-    uint32_t i = (key * 0x9e3779b1u) >> 7 & t->mask;
-    while (t->edges[i].child && t->edges[i].key != key) i = (i + 1) & t->mask;
-    return &t->edges[i];
+static bool put_edge(tok_trie *t, tok_edge edge) {
+    for (uint32_t k = 0; k < TOK_MAX_PROBES; k++) {
+        tok_edge *e = &t->edges[tok_trie_place(t, edge.key, k)];
+        if (e->child) continue;
+        *e = edge;
+        return true;
+    }
+    return false;
 }
 
 static bool grow_edges(tok_trie *t) {
     if (t->edges && t->n_nodes <= (t->mask + 1) / 2) return true;
     tok_trie wide = {.mask = t->edges ? t->mask * 2 + 1 : 255};
     wide.edges = nib_calloc((size_t)wide.mask + 1, sizeof *wide.edges);
-    if (!wide.edges) return false;
-    for (uint32_t i = 0; t->edges && i <= t->mask; i++)
-        if (t->edges[i].child) *slot_for(&wide, t->edges[i].key) = t->edges[i];
+    bool ok = wide.edges;
+    for (uint32_t i = 0; ok && t->edges && i <= t->mask; i++)
+        if (t->edges[i].child) ok = put_edge(&wide, t->edges[i]);
+    if (!ok) {
+        nib_free(wide.edges);
+        return false;
+    }
     nib_free(t->edges);
     t->edges = wide.edges, t->mask = wide.mask;
     return true;
@@ -49,7 +57,7 @@ bool nib_tok_trie_add(tok_trie *t, const char *p, size_t n, bool reversed, int32
             if (!grow_edges(t)) return false;
             child = t->n_nodes;
             if (!new_node(t, node << 8 | byte)) return false;
-            *slot_for(t, node << 8 | byte) = (tok_edge){node << 8 | byte, child};
+            if (!put_edge(t, (tok_edge){node << 8 | byte, child})) return false;
         }
         node = child;
     }

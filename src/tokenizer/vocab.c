@@ -28,16 +28,22 @@ static nib_status find_kind(const nib_gguf *g, const tok_kind **out, nib_error *
         (int)NIB_MIN(model.n, (size_t)40), model.p);
 }
 
-/* The slot of a text, or the free one where it would go. */
+/* The slot of a text, or the free one where it would go; NULL: neither within TOK_MAX_PROBES. */
 static struct tok_map_slot *map_slot(const nib_tokenizer *t, uint32_t hash, const char *p,
                                      size_t n) {
-    for (uint32_t i = hash & t->by_text.mask;; i = (i + 1) & t->by_text.mask) {
-        struct tok_map_slot *s = &t->by_text.slots[i];
+    for (uint32_t k = 0; k < TOK_MAX_PROBES; k++) {
+        struct tok_map_slot *s = &t->by_text.slots[(hash + k) & t->by_text.mask];
         if (s->id < 0) return s;
         if (s->hash != hash) continue;
         nib_str have = tok_string(&t->text, s->id);
         if (have.n == n && memcmp(have.p, p, n) == 0) return s;
     }
+    return NULL;
+}
+
+static int32_t find_hashed(const nib_tokenizer *t, uint32_t hash, nib_str text) {
+    const struct tok_map_slot *s = map_slot(t, hash, text.p, text.n);
+    return s ? s->id : -1;
 }
 
 static nib_status load_texts(nib_tokenizer *t, const nib_gguf *g, nib_error *e) {
@@ -72,6 +78,10 @@ static nib_status load_texts(nib_tokenizer *t, const nib_gguf *g, nib_error *e) 
         memcpy(t->text.data + at, s.p, s.n);
         uint32_t hash = (uint32_t)nib_hash(s.p, s.n, 0);
         struct tok_map_slot *slot = map_slot(t, hash, s.p, s.n);
+        if (!slot)
+            return nib_fail(e, NIB_ERR_LIMIT,
+                            "tokenizer.ggml.tokens: entry %zu hashes like %d others", i,
+                            TOK_MAX_PROBES);
         if (slot->id >= 0)
             return nib_fail(e, NIB_ERR_FORMAT,
                             "tokenizer.ggml.tokens: entries %d and %zu are both '%.*s'", slot->id,
@@ -343,7 +353,7 @@ bool nib_token_is_eog(const nib_tokenizer *t, int32_t id) {
 }
 
 int32_t nib_token_find(const nib_tokenizer *t, nib_str text) {
-    return text.n ? map_slot(t, (uint32_t)nib_hash(text.p, text.n, 0), text.p, text.n)->id : -1;
+    return text.n ? find_hashed(t, (uint32_t)nib_hash(text.p, text.n, 0), text) : -1;
 }
 
 void nib_tok_find_batch(const nib_tokenizer *t, const nib_str *texts, int32_t *ids, size_t n) {
@@ -358,5 +368,5 @@ void nib_tok_find_batch(const nib_tokenizer *t, const nib_str *texts, int32_t *i
         __builtin_prefetch(&t->text.at[NIB_MAX(slots[hash[i] & mask].id, 0)]);
     for (size_t i = 0; i < n; i++)
         __builtin_prefetch(t->text.data + t->text.at[NIB_MAX(slots[hash[i] & mask].id, 0)]);
-    for (size_t i = 0; i < n; i++) ids[i] = map_slot(t, hash[i], texts[i].p, texts[i].n)->id;
+    for (size_t i = 0; i < n; i++) ids[i] = find_hashed(t, hash[i], texts[i]);
 }

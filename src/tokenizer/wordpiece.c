@@ -65,7 +65,8 @@ static nib_status init(nib_tokenizer *t, const nib_gguf *g, nib_error *e) {
     nib_buf_free(&b);
     return ok ? NIB_OK
               : nib_fail(e, NIB_ERR_LIMIT,
-                         "tokenizer.ggml.tokens: out of memory, or more than 16 MiB of text");
+                         "tokenizer.ggml.tokens: out of memory, more than 16 MiB of text, or made "
+                         "to collide");
 }
 
 static nib_status encode_word(tok_call *c, const char *p, size_t n) {

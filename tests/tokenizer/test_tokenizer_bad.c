@@ -121,6 +121,24 @@ static void merges_are_numbers(tokvocab *v) {
     model(v, "gpt2"), texts(v, 4), tv_ints(v, "tokenizer.ggml.merges", x, 2);
 }
 
+/* Texts of one hash: nib_hash takes 8 bytes a step, and flipping bit 63 of one step is undone by
+ * flipping bits 63 and 31 of the next. Ten such pairs of steps make 1024 texts. */
+static void texts_of_one_hash(tokvocab *v) {
+    enum { N = 1000, STEPS = 20 };
+    static uint64_t block[N][STEPS];
+    nib_str s[N];
+    for (size_t i = 0; i < N; i++) {
+        for (size_t k = 0; k < STEPS; k++) {
+            bool flip = i >> (k / 2) & 1;
+            block[i][k] = 0x6161616161616161u ^
+                          (flip ? (uint64_t)1 << 63 | (k % 2 ? (uint64_t)1 << 31 : 0) : 0);
+        }
+        s[i] = (nib_str){(const char *)block[i], sizeof block[i]};
+        assert_int_equal(nib_hash(s[i].p, s[i].n, 0), nib_hash(s[0].p, s[0].n, 0));
+    }
+    model(v, "llama"), tv_strings(v, "tokenizer.ggml.tokens", s, N);
+}
+
 static void each_is_refused(void **state) {
     (void)state;
     static const struct {
@@ -138,6 +156,7 @@ static void each_is_refused(void **state) {
         CASE(tokens_are_a_string, FORMAT, "tokenizer.ggml.tokens"),
         CASE(empty_vocabulary, FORMAT, "0 entries"),
         CASE(same_token_twice, FORMAT, "entries 0 and 2 are both 'a'"),
+        CASE(texts_of_one_hash, LIMIT, "entry 512 hashes like 512 others"),
         CASE(no_scores, NOT_FOUND, "tokenizer.ggml.scores"),
         CASE(short_scores, FORMAT, "3 entries, the vocabulary 4"),
         CASE(long_scores, FORMAT, "5 entries, the vocabulary 4"),
