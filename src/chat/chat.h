@@ -8,7 +8,7 @@ struct json_t;
 /* ---- templates (jinja_*.c): the Jinja subset that models ship with ---- */
 
 typedef struct nib_template nib_template;
-/* Parses; nesting is limited. Errors give line and what was expected. Immutable and shareable. */
+/* Parses src (UTF-8, at most 1 MiB); nesting is limited. Errors give line and what was expected. Immutable and shareable. */
 nib_status nib_template_parse(nib_template **out, const char *src, size_t n, nib_error *e);
 void nib_template_free(nib_template *t);
 
@@ -20,7 +20,9 @@ typedef struct nib_render_options {
 } nib_render_options;
 #define NIB_NOW INT64_MIN
 
-/* A run of output that all came from the template, or all from the data: data is never parsed for control tokens. */
+/* A run of output that all came from the template, or all from the data: data is never parsed for control tokens.
+ * Trusted are the template's text, numbers and other constants it wrote itself, the variables named in 'trusted', and
+ * messages[i].role where it is the name of a role ("user", "assistant", ...): templates write '<|' + role + '|>'. */
 typedef struct nib_span {
     size_t start, len;
     bool trusted;
@@ -31,7 +33,9 @@ typedef struct nib_rendered {
     size_t n_spans;
 } nib_rendered;
 void nib_rendered_free(nib_rendered *r);
-/* vars: a JSON object, every key a variable. NIB_ERR_TEMPLATE: raised by the template (its message) or failed inside. */
+/* vars: a JSON object, every key a variable; null is none, absent is undefined. NIB_ERR_TEMPLATE: raised by the template
+ * (its message, nothing else) or failed inside ("template line N: ..."). NIB_ERR_LIMIT: too many steps, too much text,
+ * memory (256 MiB) or nesting. Needs 1 MiB of stack at most. */
 nib_status nib_template_render(const nib_template *t, const struct json_t *vars, const nib_render_options *o,
                                nib_rendered *out, nib_error *e);
 /* So that the model goes on with the last message: cuts r after the last place where the message's content stands
@@ -50,13 +54,17 @@ typedef struct nib_messages {
 nib_status nib_messages_add(nib_messages *m, const char *role, const char *content, const char *thinking, nib_error *e);
 void nib_messages_truncate(nib_messages *m, size_t n);
 void nib_messages_free(nib_messages *m);
-/* JSON: [{"role","content","thinking"?}, ...] both ways. */
+/* JSON: [{"role","content","thinking"?}, ...] both ways. From JSON replaces what m holds. */
 nib_status nib_messages_to_json(const nib_messages *m, struct json_t **out, nib_error *e);
 nib_status nib_messages_from_json(nib_messages *m, const struct json_t *v, nib_error *e);
-/* The last n exchanges (a user message and what follows it); n < 0: all. Returns the first index to send. */
+/* The last n exchanges (a user message and what follows it; the one being asked counts, so at least 1); n < 0: all.
+ * Returns the first index to send. */
 size_t nib_messages_window(const nib_messages *m, int n_exchanges);
-/* Renders system + messages[first..) with t, or as "User: ...\nAssistant:" when t is NULL.
- * extra: further template variables (enable_thinking, tools, ...), may be NULL. bos, eos may be NULL. */
+/* Renders system (NULL: none) + messages[first..) with t, or as "User: ...\nAssistant:" when t is NULL. Where t refuses
+ * or ignores system messages, the system text goes in front of the first user message, and the log says so.
+ * extra: further template variables (enable_thinking, tools, ...), may be NULL. bos, eos: the text of those tokens, may be
+ * NULL; a template writes bos itself, the rendering without one does not. A message's thinking is given to templates as
+ * reasoning_content and as thinking. */
 nib_status nib_chat_render(const nib_template *t, const char *system, const nib_messages *m, size_t first,
                            bool add_generation_prompt, const char *bos, const char *eos, const struct json_t *extra,
                            int64_t now, nib_rendered *out, nib_error *e);

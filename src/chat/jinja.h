@@ -113,7 +113,8 @@ typedef struct jlist {
     struct jlistbuf *buf;
     uint32_t n;
     uint8_t kind, taint;
-    bool spent; /* a generator that was gone through */
+    bool spent;                /* a generator that was gone through */
+    const struct jcall *later; /* a generator's items are what this gives */
 } jlist;
 typedef struct jlistbuf {
     jvalue *v;
@@ -192,63 +193,24 @@ typedef struct jrow {
     const char *name, *params;
     jbuiltin fn;
     uint8_t type; /* methods: of what */
+    bool lazy;    /* gives a generator: fn, which gives a list, runs when that is gone through */
 } jrow;
 
 /* ---- the tree ---- */
 
+/* clang-format off */
 typedef enum jkind {
-    N_CONST,
-    N_NAME,
-    N_LIST,
-    N_TUPLE,
-    N_DICT,
-    N_COND,
-    N_OR,
-    N_AND,
-    N_NOT,
-    N_COMPARE,
-    N_BINARY,
-    N_CONCAT,
-    N_NEG,
-    N_POS,
-    N_ATTR,
-    N_ITEM,
-    N_SLICE,
-    N_CALL,
-    N_FILTER,
-    N_TEST,
-    N_TEXT,
-    N_PRINT,
-    N_FOR,
-    N_IF,
-    N_SET,
-    N_SET_BLOCK,
-    N_MACRO,
-    N_CALL_BLOCK,
-    N_FILTER_BLOCK,
-    N_WITH,
-    N_BREAK,
-    N_CONTINUE,
-    N_DO,
-    N_SCOPE,
+    /* expressions */
+    N_CONST, N_NAME, N_LIST, N_TUPLE, N_DICT, N_COND, N_OR, N_AND, N_NOT, N_COMPARE, N_BINARY,
+    N_CONCAT, N_NEG, N_POS, N_ATTR, N_ITEM, N_SLICE, N_CALL, N_FILTER, N_TEST,
+    /* statements */
+    N_TEXT, N_PRINT, N_FOR, N_IF, N_SET, N_SET_BLOCK, N_MACRO, N_CALL_BLOCK, N_FILTER_BLOCK,
+    N_WITH, N_BREAK, N_CONTINUE, N_DO, N_SCOPE,
     N_NSREF, /* a target: namespace.attribute */
 } jkind;
 typedef enum jop {
-    OP_ADD,
-    OP_SUB,
-    OP_MUL,
-    OP_DIV,
-    OP_FLOORDIV,
-    OP_MOD,
-    OP_POW,
-    OP_EQ,
-    OP_NE,
-    OP_LT,
-    OP_LE,
-    OP_GT,
-    OP_GE,
-    OP_IN,
-    OP_NOTIN,
+    OP_ADD, OP_SUB, OP_MUL, OP_DIV, OP_FLOORDIV, OP_MOD, OP_POW,
+    OP_EQ, OP_NE, OP_LT, OP_LE, OP_GT, OP_GE, OP_IN, OP_NOTIN,
 } jop;
 
 typedef struct jnode jnode;
@@ -257,85 +219,49 @@ typedef struct jblock {
     uint32_t n;
 } jblock;
 typedef struct jcallargs {
-    jblock pos;
-    jblock kw; /* values */
+    jblock pos, kw; /* values by position and by name */
     const jstring **kw_names;
-    jnode *star, *star_star;
+    jnode *star, *star_star; /* "*more" and "**more", or NULL */
 } jcallargs;
 struct jnode {
     uint8_t kind, op;
-    uint16_t height;
+    uint16_t height; /* of the expression below it */
     uint32_t line;
     union {
-        jvalue value;  /* CONST, TEXT */
-        uint32_t name; /* NAME */
-        jblock list;   /* LIST, TUPLE, CONCAT, DICT (key, value, ...), SCOPE, PRINT (one) */
+        jvalue value;                                     /* CONST, TEXT */
+        uint32_t name;                                    /* NAME: an index of nib_template.names */
+        jblock list;                                      /* LIST, TUPLE, CONCAT, SCOPE; DICT: key, value, ... */
+        struct { jnode *l, *r; } two;                     /* AND, OR, BINARY; NOT, NEG, POS, PRINT, DO: l */
+        struct { jnode *test, *yes, *no; } cond;          /* no: may be NULL */
+        struct { jblock v; const uint8_t *ops; } compare; /* ops[i] stands between v[i] and v[i+1] */
+        struct { jnode *obj; const jstring *name; } attr;
+        struct { jnode *obj, *index; } item;
+        struct { jnode *from, *to, *step; } slice;        /* NULL where not given */
         struct {
-            jnode *l, *r;
-        } two; /* AND, OR, BINARY; NOT, NEG, POS, DO: l */
-        struct {
-            jnode *test, *yes, *no;
-        } cond;
-        struct {
-            jblock v;
-            const uint8_t *ops;
-        } compare; /* ops[i] between v[i] and v[i+1] */
-        struct {
-            jnode *obj;
-            const jstring *name;
-        } attr;
-        struct {
-            jnode *obj, *index;
-        } item;
-        struct {
-            jnode *from, *to, *step;
-        } slice;
-        struct {
-            jnode *callee;
+            jnode *callee; /* FILTER, TEST: what it is applied to */
             const jcallargs *args;
-            const jstring *name;
-            const jrow *row;
-        } call; /* FILTER, TEST too */
-        struct {
-            uint32_t name;
-            const jstring *attr;
-        } nsref;
-        struct {
-            jnode *target, *iter, *test;
-            jblock body, otherwise;
-            bool recursive;
-        } loop;
-        struct {
-            jblock tests;
-            jblock *bodies;
-            jblock otherwise;
-        } branch; /* IF with its elifs */
-        struct {
-            jnode *target, *value;
-            jblock body;
-        } set; /* SET_BLOCK: value is the filters, around a NULL */
+            const jstring *name; /* FILTER, TEST */
+            const jrow *row;     /* FILTER, TEST; NULL when there is none of that name */
+        } call;
+        struct { uint32_t name; const jstring *attr; } nsref;
+        struct { jnode *target, *iter, *test; jblock body, otherwise; bool recursive; } loop;
+        struct { jblock tests; jblock *bodies; jblock otherwise; } branch; /* IF with its elifs */
+        struct { jnode *target, *value; jblock body; } set; /* SET_BLOCK: value is filters around NULL */
         struct {
             const jstring *name;
-            uint32_t name_id;
+            uint32_t name_id, n_params;
             const uint32_t *params;
             const jstring **param_names;
             jblock defaults; /* of the last parameters */
-            uint32_t n_params;
             jblock body;
             bool uses_varargs, uses_kwargs, uses_caller;
         } macro;
-        struct {
-            jnode *macro, *call;
-        } callblock; /* the body as a macro; what it is handed to */
-        struct {
-            jnode *filters;
-            jblock body;
-        } filterblock;
-        struct {
-            jblock targets, values, body;
-        } with;
+        struct { jnode *macro, *call; } callblock; /* the body as a macro; the call it is handed to */
+        struct { jnode *filters; jblock body; } filterblock;
+        struct { jblock targets, values, body; } with;
     };
 };
+/* clang-format on */
 
 enum { NAME_LOOP, NAME_CALLER, NAME_VARARGS, NAME_KWARGS, N_FIXED_NAMES };
 typedef struct jname {
@@ -397,6 +323,7 @@ typedef struct jscope {
     struct jscope *parent; /* NULL: the template's top, whose variables are in jrun.root */
     jvar *v;
     uint32_t n, cap;
+    bool captured; /* a macro sees it: it lives on */
 } jscope;
 
 /* Text that grows, with provenance. Errors stay (st), so a chain of puts is checked once. */
@@ -426,9 +353,11 @@ struct jrun {
 nib_status jinja_fail(jrun *j, const char *fmt, ...) NIB_PRINTF(2, 3);
 /* The same with NIB_ERR_LIMIT. */
 nib_status jinja_limit(jrun *j, const char *fmt, ...) NIB_PRINTF(2, 3);
-/* Charges n steps. Looking at n bytes costs JINJA_BYTES(n). */
+/* Charges n steps; one is about 50 ns. Searching or copying n bytes costs JINJA_BYTES(n), going
+ * through them character by character JINJA_CHARS(n). */
 nib_status jinja_charge(jrun *j, uint64_t n);
 #define JINJA_BYTES(n) ((uint64_t)(n) / 32 + 1)
+#define JINJA_CHARS(n) ((uint64_t)(n) / 4 + 1)
 /* From the render's arena; *out is a pointer. */
 nib_status jinja_alloc(jrun *j, size_t n, size_t size, void *out);
 #define JINJA_NEW(j, ptr) jinja_alloc(j, 1, sizeof *(ptr), &(ptr))

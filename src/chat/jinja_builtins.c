@@ -4,22 +4,24 @@
 #include "chat/jinja_rows.h"
 
 static const jrow filters[] = {
-#define FILTER(name, fn, params) {name, params, jrow_##fn, 0},
+#define FILTER(name, fn, params) {name, params, jrow_##fn, 0, false},
+#define LAZY(name, fn, params)   {name, params, jrow_##fn, 0, true},
 #include "chat/jinja_filters.def"
 #undef FILTER
+#undef LAZY
 };
 static const jrow tests[] = {
-#define TEST(name, fn, params) {name, params, jrow_##fn, 0},
+#define TEST(name, fn, params) {name, params, jrow_##fn, 0, false},
 #include "chat/jinja_tests.def"
 #undef TEST
 };
 static const jrow globals[] = {
-#define GLOBAL(name, fn, params) {name, params, jrow_##fn, 0},
+#define GLOBAL(name, fn, params) {name, params, jrow_##fn, 0, false},
 #include "chat/jinja_globals.def"
 #undef GLOBAL
 };
 static const jrow methods[] = {
-#define METHOD(type, name, fn, params) {name, params, jrow_##fn, type},
+#define METHOD(type, name, fn, params) {name, params, jrow_##fn, type, false},
 #define MUTATOR(type, name)
 #include "chat/jinja_methods.def"
 #undef METHOD
@@ -78,6 +80,16 @@ static int short_len(nib_str s) {
     return (int)NIB_MIN(s.n, 100u);
 }
 
+/* A generator that makes the call when it is gone through. */
+static nib_status defer(jrun *j, const jcall *c, jvalue *out) {
+    jcall *later;
+    NIB_TRY(JINJA_NEW(j, later));
+    *later = *c;
+    NIB_TRY(jinja_list(j, 0, K_GENERATOR, DATA, out));
+    out->l->later = later;
+    return NIB_OK;
+}
+
 nib_status jinja_call_row(jrun *j, const jrow *row, jvalue self, const jargs *args, jvalue *out) {
     jcall c = {.row = row, .self = self};
     const char *p = row->params;
@@ -111,5 +123,5 @@ nib_status jinja_call_row(jrun *j, const jrow *row, jvalue self, const jargs *ar
     else if (args->n_kw > used_kw)
         return jinja_fail(j, "%s() got an unexpected keyword argument", row->name);
     NIB_TRY(jinja_charge(j, 1));
-    return row->fn(j, &c, out);
+    return row->lazy ? defer(j, &c, out) : row->fn(j, &c, out);
 }

@@ -93,7 +93,7 @@ static char ascii_cased(char c, jcase how) {
 nib_status jinja_recase(jrun *j, const jstring *s, jcase how, jvalue *out) {
     jout o;
     jinja_out_init(&o, j);
-    NIB_TRY(jinja_charge(j, s->n / 8));
+    NIB_TRY(jinja_charge(j, 2 * JINJA_CHARS(s->n)));
     bool after_cased = false;
     char run[256]; /* ASCII of one provenance, put in one piece */
     size_t n_run = 0, n;
@@ -167,7 +167,7 @@ static bool is_ascii(int32_t cp) {
 static nib_status all(jrun *j, const jcall *c, bool (*is)(int32_t), bool when_empty, jvalue *out) {
     const jstring *s = c->self.s;
     bool yes = s->n ? true : when_empty;
-    NIB_TRY(jinja_charge(j, s->n / 8));
+    NIB_TRY(jinja_charge(j, JINJA_CHARS(s->n)));
     for (size_t at = 0, n; yes && at < s->n; at += n) {
         int32_t cp;
         n = nib_utf8_decode(s->p + at, s->n - at, &cp);
@@ -206,7 +206,7 @@ static nib_status all_cased(jrun *j, const jcall *c, int wanted, jvalue *out) {
     const jstring *s;
     NIB_TRY(jinja_to_string(j, c->self, &s));
     bool yes = true, any = false, after_cased = false;
-    NIB_TRY(jinja_charge(j, s->n / 8));
+    NIB_TRY(jinja_charge(j, JINJA_CHARS(s->n)));
     for (size_t at = 0, n; yes && at < s->n; at += n) {
         int32_t cp;
         n = nib_utf8_decode(s->p + at, s->n - at, &cp);

@@ -49,7 +49,7 @@ static nib_status int_op(jrun *j, jop op, int64_t a, int64_t b, uint8_t taint, j
     case OP_MUL: over = __builtin_mul_overflow(a, b, &v); break;
     case OP_FLOORDIV:
     case OP_MOD:
-        if (b == 0) return jinja_fail(j, "integer division or modulo by zero");
+        if (b == 0) return jinja_fail(j, "division by zero");
         if (b == -1) { /* INT64_MIN / -1 traps */
             if (op == OP_FLOORDIV) over = __builtin_sub_overflow((int64_t)0, a, &v);
             break;
@@ -79,7 +79,7 @@ static nib_status float_op(jrun *j, jop op, double a, double b, uint8_t taint, j
             return jinja_fail(j, "numerical result out of range");
         break;
     default:
-        if (b == 0) return jinja_fail(j, "float division by zero");
+        if (b == 0) return jinja_fail(j, "division by zero");
         if (op == OP_DIV) {
             v = a / b;
             break;
@@ -328,7 +328,7 @@ static nib_status slice_bounds(jrun *j, const jslice *s, int64_t len, span3 *out
 
 static nib_status slice_string(jrun *j, const jstring *s, const jslice *how, jvalue *out) {
     span3 b;
-    NIB_TRY(jinja_charge(j, JINJA_BYTES(s->n)));
+    NIB_TRY(jinja_charge(j, jinja_n_chars(s) == s->n ? 1 : JINJA_CHARS(s->n)));
     NIB_TRY(slice_bounds(j, how, (int64_t)jinja_n_chars(s), &b));
     if (b.n == 0) return jinja_string(j, "", 0, 0, out);
     if (b.step == 1) {
@@ -375,6 +375,7 @@ static nib_status index_item(jrun *j, jvalue v, int64_t i, jvalue *out) {
     if (v.type == J_LIST) *out = v.l->v[i];
     if (v.type == J_RANGE) *out = jv_int(v.range->start + i * v.range->step, v.taint);
     if (v.type == J_STRING) {
+        NIB_TRY(jinja_charge(j, n == v.s->n ? 1 : JINJA_CHARS(v.s->n)));
         size_t from = jinja_char_offset(v.s, (size_t)i), to = from + 1;
         while (to < v.s->n && (v.s->p[to] & 0xc0) == 0x80) to++;
         return jinja_substring(j, v.s, from, to, out);
@@ -388,9 +389,11 @@ nib_status jinja_item(jrun *j, jvalue v, jvalue key, jvalue *out) {
     if (v.type == J_UNDEFINED) return jinja_fail_undefined(j, v);
     if (key.type == J_SLICE && v.type == J_STRING) return slice_string(j, v.s, key.slice, out);
     if (key.type == J_SLICE && row && v.type == J_LIST) return slice_list(j, v.l, key.slice, out);
+    if (key.type == J_SLICE)
+        return jinja_fail(j, "'%s' object cannot be sliced", jinja_type_name(v));
     if (row && (key.type == J_INT || key.type == J_BOOL)) {
         NIB_TRY(index_item(j, v, key.type == J_BOOL ? key.b : key.i, out));
-    } else if (v.type == J_DICT && key.type != J_SLICE && key.type != J_DICT &&
+    } else if (v.type == J_DICT && key.type != J_DICT &&
                !(key.type == J_LIST && key.l->kind == K_LIST)) {
         const jvalue *found;
         NIB_TRY(jinja_dict_get(j, v.d, key, &found));

@@ -129,9 +129,16 @@ static nib_status run_loop(jrun *j, const jnode *n, jvalue iterable, jscope *sco
     jloop *l;
     NIB_TRY(JINJA_NEW(j, l));
     *l = (jloop){.v = items, .node = n, .scope = scope, .n = (uint32_t)n_items, .depth0 = depth0};
+    NIB_TRY(push_scope(j, scope));
+    jscope *inner = j->scope;
     for (; l->at < l->n && j->flow != FLOW_BREAK; l->at++) {
         j->flow = FLOW_ON;
-        NIB_TRY(push_scope(j, scope));
+        if (inner->captured) {
+            NIB_TRY(push_scope(j, scope));
+            inner = j->scope;
+        }
+        j->scope = inner;
+        inner->n = 0;
         NIB_TRY(assign_target(j, n->loop.target, items[l->at]));
         NIB_TRY(jinja_assign(j, NAME_LOOP, (jvalue){.type = J_LOOP, .loop = l}));
         NIB_TRY(jinja_exec(j, &n->loop.body));
@@ -255,6 +262,7 @@ static nib_status make_macro(jrun *j, const jnode *def, jvalue *out) {
     jmacro *m;
     NIB_TRY(JINJA_NEW(j, m));
     *m = (jmacro){def, j->scope};
+    for (jscope *s = j->scope; s && !s->captured; s = s->parent) s->captured = true;
     *out = (jvalue){.type = J_MACRO, .macro = m};
     return NIB_OK;
 }

@@ -39,6 +39,7 @@ nib_status jrow_to_int(jrun *j, const jcall *c, jvalue *out) {
     jvalue v = c->self;
     int64_t base = 10, i;
     double f;
+    if (v.type == J_UNDEFINED) return jinja_fail_undefined(j, v);
     NIB_TRY(int_arg(j, c, 1, &base));
     *out = jv_given(c->arg[0]) ? c->arg[0] : jv_int(0, TRUSTED);
     if (v.type == J_INT || v.type == J_BIG) *out = v;
@@ -59,6 +60,7 @@ nib_status jrow_to_int(jrun *j, const jcall *c, jvalue *out) {
 nib_status jrow_to_float(jrun *j, const jcall *c, jvalue *out) {
     jvalue v = c->self;
     double f;
+    if (v.type == J_UNDEFINED) return jinja_fail_undefined(j, v);
     *out = jv_given(c->arg[0]) ? c->arg[0] : jv_float(0, TRUSTED);
     if (jinja_is_number(v)) *out = jv_float(jinja_to_double(v), v.taint);
     if (v.type != J_STRING) return NIB_OK;
@@ -206,7 +208,7 @@ nib_status jrow_filter_title(jrun *j, const jcall *c, jvalue *out) {
     jvalue v;
     NIB_TRY(self_text(j, c, &s));
     jinja_out_init(&o, j);
-    NIB_TRY(jinja_charge(j, JINJA_BYTES(s->n)));
+    NIB_TRY(jinja_charge(j, JINJA_CHARS(s->n)));
     for (size_t at = 0; at < s->n;) {
         /* words start behind white space and - ( { [ < */
         size_t start = at, end = at;
@@ -295,6 +297,7 @@ static const char *html_entity(char c) {
 
 static void put_escaped(jout *o, const jstring *s) {
     size_t plain = 0;
+    if (o->st == NIB_OK) o->st = jinja_charge(o->j, JINJA_CHARS(s->n));
     for (size_t i = 0; i < s->n && o->st == NIB_OK; i++) {
         const char *entity = html_entity(s->p[i]);
         if (!entity) continue;
@@ -401,7 +404,10 @@ nib_status jrow_indent(jrun *j, const jcall *c, jvalue *out) {
 nib_status jrow_truncate(jrun *j, const jcall *c, jvalue *out) {
     const jstring *s, *end = &(const jstring){.p = "...", .n = 3, .n_chars = 3, .taint = TRUSTED};
     int64_t length = 255, leeway = 5;
-    NIB_TRY(self_text(j, c, &s));
+    if (c->self.type == J_UNDEFINED) return *out = c->self, NIB_OK;
+    if (c->self.type != J_STRING)
+        return jinja_fail(j, "truncate expected a string, found '%s'", jinja_type_name(c->self));
+    s = c->self.s;
     NIB_TRY(int_arg(j, c, 0, &length));
     NIB_TRY(text_arg(j, c, 2, &end));
     NIB_TRY(int_arg(j, c, 3, &leeway));
@@ -434,7 +440,7 @@ nib_status jrow_wordcount(jrun *j, const jcall *c, jvalue *out) {
     int64_t words = 0;
     bool inside = false;
     NIB_TRY(self_text(j, c, &s));
-    NIB_TRY(jinja_charge(j, JINJA_BYTES(s->n)));
+    NIB_TRY(jinja_charge(j, JINJA_CHARS(s->n)));
     for (size_t at = 0, n; at < s->n; at += n) {
         int32_t cp;
         n = nib_utf8_decode(s->p + at, s->n - at, &cp);
@@ -446,88 +452,26 @@ nib_status jrow_wordcount(jrun *j, const jcall *c, jvalue *out) {
     return NIB_OK;
 }
 
-/* Greedy filling of lines, one input line at a time. White space inside a line stays; at breaks it
- * goes. */
-static void wrap_line(jout *o, const jstring *s, int64_t width, bool break_words,
-                      const jstring *wrap) {
-    size_t line = 0, end = 0, at = 0; /* the output line is s[line, end); at is what comes next */
-    int64_t used = 0;
-    bool any = false;
-    while (at < s->n && o->st == NIB_OK) {
-        size_t chunk = at;
-        bool space = s->p[at] == ' ' || s->p[at] == '\t';
-        int64_t n = 0;
-        while (chunk < s->n && (s->p[chunk] == ' ' || s->p[chunk] == '\t') == space)
-            n += (s->p[chunk++] & 0xc0) != 0x80;
-        if (space && used == 0 && any) { /* none at the start of a line but the first */
-            line = end = at = chunk;
-            continue;
-        }
-        if (used + n <= width) {
-            used += n;
-            if (!space)
-                end = chunk;
-            else if (used == n)
-                end = at; /* leading space is kept once a word follows */
-            at = chunk;
-            continue;
-        }
-        if (used == 0 || (!space && break_words && n > width && used < width)) {
-            size_t cut = chunk; /* a word longer than a line */
-            if (break_words) {
-                cut = at;
-                for (int64_t k = width - used; k > 0 && cut < chunk; k--) do
-                        cut++;
-                    while (cut < chunk && (s->p[cut] & 0xc0) == 0x80);
-            }
-            end = at = cut;
-        }
-        if (any) jinja_out_string(o, wrap);
-        jinja_out_sub(o, s, line, end);
-        any = true;
-        line = end = at;
-        used = 0;
-    }
-    if (end > line) {
-        if (any) jinja_out_string(o, wrap);
-        jinja_out_sub(o, s, line, end);
-    }
-}
-
-nib_status jrow_wordwrap(jrun *j, const jcall *c, jvalue *out) {
-    const jstring *s, *wrap = &(const jstring){.p = "\n", .n = 1, .n_chars = 1, .taint = DATA};
-    int64_t width = 79;
-    jvalue lines;
-    NIB_TRY(self_text(j, c, &s));
-    NIB_TRY(int_arg(j, c, 0, &width));
-    NIB_TRY(text_arg(j, c, 2, &wrap));
-    if (width <= 0) return jinja_fail(j, "invalid width %lld (must be > 0)", (long long)width);
-    bool break_words = !jv_given(c->arg[1]) || jinja_truth(c->arg[1]);
-    NIB_TRY(jinja_splitlines(j, s, false, &lines));
-    jout o;
-    jinja_out_init(&o, j);
-    for (uint32_t i = 0; i < lines.l->n && o.st == NIB_OK; i++) {
-        if (i) jinja_out_string(&o, wrap);
-        NIB_TRY(jinja_charge(j, lines.l->v[i].s->n));
-        wrap_line(&o, lines.l->v[i].s, width, break_words, wrap);
-    }
-    return jinja_out_finish(&o, out);
-}
-
 /* ---- URLs ---- */
 
+static bool is_unreserved(char c, bool query) {
+    return (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z') ||
+           (c && strchr("_.-~", c)) || (c == '/' && !query);
+}
+
 static void put_quoted(jout *o, const jstring *s, bool query) {
+    static const char digit[] = "0123456789ABCDEF";
+    size_t plain = 0;
+    if (o->st == NIB_OK) o->st = jinja_charge(o->j, JINJA_CHARS(s->n));
     for (uint32_t i = 0; i < s->n && o->st == NIB_OK; i++) {
-        char c = s->p[i], hex[4];
-        bool plain = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
-                     (c && strchr("_.-~", c)) || (c == '/' && !query);
-        if (plain) {
-            jinja_out_sub(o, s, i, i + 1);
-            continue;
-        }
-        snprintf(hex, sizeof hex, "%%%02X", (unsigned char)c);
+        unsigned char c = (unsigned char)s->p[i];
+        if (is_unreserved((char)c, query)) continue;
+        char hex[4] = {'%', digit[c >> 4], digit[c & 15], 0};
+        jinja_out_sub(o, s, plain, i);
         jinja_out_puts(o, c == ' ' && query ? "+" : hex, jinja_taint_at(s, i));
+        plain = i + 1;
     }
+    jinja_out_sub(o, s, plain, s->n);
 }
 
 nib_status jrow_urlencode(jrun *j, const jcall *c, jvalue *out) {

@@ -269,7 +269,6 @@ static nib_status percent_field(percent *p, jout *o) {
 nib_status jinja_percent(jrun *j, const jstring *fmt, jvalue args, jvalue *out) {
     percent p = {.j = j, .fmt = fmt, .args = args, .v = &p.args, .n = 1};
     bool tuple = args.type == J_LIST && (args.l->kind == K_TUPLE || args.l->kind == K_GROUP);
-    if (args.type == J_UNDEFINED) return jinja_fail_undefined(j, args);
     if (tuple) p.v = args.l->v, p.n = args.l->n;
     jout o;
     jinja_out_init(&o, j);
@@ -284,7 +283,8 @@ nib_status jinja_percent(jrun *j, const jstring *fmt, jvalue args, jvalue *out) 
         NIB_TRY(percent_field(&p, &o));
         NIB_TRY(jinja_charge(j, 1));
     }
-    bool may_be_left = !tuple && (args.type == J_DICT || args.type == J_LIST);
+    bool may_be_left =
+        !tuple && (args.type == J_DICT || args.type == J_LIST || args.type == J_UNDEFINED);
     if (p.used < p.n && !may_be_left)
         return jinja_fail(j, "not all arguments converted during string formatting");
     return jinja_out_finish(&o, out);
@@ -354,8 +354,8 @@ static nib_status format_value(jrun *j, jout *o, jvalue v, const jstring *how) {
     const jstring *s;
     char buf[1000];
     NIB_TRY(parse_spec(j, how, &f));
-    if (!jinja_is_number(v) || (v.type == J_BOOL && (!f.type || f.type == 's'))) {
-        if (v.type != J_STRING && v.type != J_BOOL && how->n)
+    if (!jinja_is_number(v) || (v.type == J_BOOL && !how->n)) {
+        if (v.type != J_STRING && how->n)
             return jinja_fail(j, "unsupported format string passed to %s.__format__",
                               jinja_type_name(v));
         if (f.type && f.type != 's')
@@ -494,7 +494,7 @@ static nib_status replacement(formatter *m, const jstring *s, size_t from, size_
 
 static nib_status format_text(formatter *m, const jstring *s, int level, jout *o) {
     if (level > 1) return jinja_fail(m->j, "format fields nested too deeply");
-    NIB_TRY(jinja_charge(m->j, JINJA_BYTES(s->n)));
+    NIB_TRY(jinja_charge(m->j, JINJA_CHARS(s->n)));
     size_t plain = 0, at = 0;
     while (at < s->n && o->st == NIB_OK) {
         char c = s->p[at];

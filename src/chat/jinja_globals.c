@@ -104,6 +104,7 @@ nib_status jrow_strftime_now(jrun *j, const jcall *c, jvalue *out) {
     local_time(j->now, &now);
     jinja_out_init(&o, j);
     size_t plain = 0;
+    NIB_TRY(jinja_charge(j, JINJA_CHARS(s->n)));
     for (size_t at = 0; at + 1 < s->n; at++) {
         if (s->p[at] != '%') continue;
         /* one conversion at a time, without a width, so that its text is short */

@@ -24,7 +24,8 @@ typedef struct parser {
     nib_strmap ids;
     uint32_t cap_names;
     int depth, n_loops;
-    jnode *macro; /* the one being parsed */
+    uint32_t open_line; /* of the statement whose body is being parsed */
+    jnode *macro;       /* the one being parsed */
 } parser;
 
 static nib_status fail_at(parser *p, uint32_t line, const char *fmt, ...) NIB_PRINTF(3, 4);
@@ -976,10 +977,12 @@ static nib_status statement(parser *p, jnode **out) {
     char buf[80];
     for (size_t i = 0; i < NIB_ARRAY_LEN(statements); i++) {
         if (!is_word(&p->cur, statements[i].word)) continue;
-        uint32_t line = p->cur.line;
+        uint32_t line = p->cur.line, outer = p->open_line;
         NIB_TRY(enter(p));
         NIB_TRY(next(p));
+        p->open_line = line;
         NIB_TRY(statements[i].parse(p, line, out));
+        p->open_line = outer;
         p->depth--;
         return block_end(p);
     }
@@ -994,7 +997,6 @@ static nib_status statement(parser *p, jnode **out) {
 
 static nib_status body(parser *p, const char *const *ends, jblock *out, int *which) {
     jblock b = {0};
-    uint32_t line = p->cur.line;
     for (;;) {
         jnode *n = NULL;
         switch (p->cur.kind) {
@@ -1003,7 +1005,8 @@ static nib_status body(parser *p, const char *const *ends, jblock *out, int *whi
                 *out = b;
                 return NIB_OK;
             }
-            return fail_at(p, line, "expected {%% %s %%} to close a block, found the end", ends[0]);
+            return fail_at(p, p->open_line, "expected {%% %s %%} to close a block, found the end",
+                           ends[0]);
         case T_DATA:
             if (p->cur.text.n) {
                 NIB_TRY(node(p, N_TEXT, p->cur.line, &n));

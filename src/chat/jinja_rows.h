@@ -5,6 +5,7 @@
 
 #define JINJA_ROW_FN(fn)            nib_status jrow_##fn(jrun *j, const jcall *c, jvalue *out);
 #define FILTER(name, fn, params)    JINJA_ROW_FN(fn)
+#define LAZY(name, fn, params)      JINJA_ROW_FN(fn)
 #define TEST(name, fn, params)      JINJA_ROW_FN(fn)
 #define GLOBAL(name, fn, params)    JINJA_ROW_FN(fn)
 #define METHOD(t, name, fn, params) JINJA_ROW_FN(fn)
@@ -14,6 +15,7 @@
 #include "chat/jinja_methods.def"
 #include "chat/jinja_tests.def"
 #undef FILTER
+#undef LAZY
 #undef TEST
 #undef GLOBAL
 #undef METHOD

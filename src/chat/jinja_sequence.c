@@ -1,7 +1,7 @@
 /* Filters of sequences: choosing, ordering, grouping and adding up.
  *
- * Jinja's lazy filters (map, select, batch, ...) give generators here too, in that they have no
- * length, are no JSON and can be gone through once; their items are computed at once. */
+ * Those that are lazy in Jinja are LAZY rows: what they give here is what going through their
+ * generator gives. */
 #include "chat/jinja_rows.h"
 
 /* ---- attributes of items ---- */
@@ -130,11 +130,9 @@ nib_status jrow_join(jrun *j, const jcall *c, jvalue *out) {
 }
 
 nib_status jrow_items_of(jrun *j, const jcall *c, jvalue *out) {
-    if (c->self.type == J_UNDEFINED) return jinja_list(j, 0, K_GENERATOR, TRUSTED, out);
+    if (c->self.type == J_UNDEFINED) return jinja_list(j, 0, K_LIST, TRUSTED, out);
     if (c->self.type != J_DICT) return jinja_fail(j, "Can only get item pairs from a mapping.");
-    NIB_TRY(jinja_dict_view(j, c->self.d, K_ITEMS, out));
-    out->l->kind = K_GENERATOR;
-    return NIB_OK;
+    return jinja_dict_view(j, c->self.d, K_ITEMS, out);
 }
 
 /* ---- map, select, reject ---- */
@@ -163,9 +161,9 @@ nib_status jrow_map(jrun *j, const jcall *c, jvalue *out) {
     const jkwarg *path = a->n ? NULL : keyword(a, "attribute"), *otherwise = keyword(a, "default");
     jargs rest = {a->n ? a->v + 1 : NULL, a->kw, a->n ? a->n - 1 : 0, a->n_kw};
     if (!jinja_truth(c->self))
-        return jinja_list(j, 0, K_GENERATOR, DATA, out); /* none is as good as empty */
+        return jinja_list(j, 0, K_LIST, DATA, out); /* none is as good as empty */
     NIB_TRY(self_items(j, c, &v, &n));
-    NIB_TRY(jinja_list(j, n, K_GENERATOR, DATA, out));
+    NIB_TRY(jinja_list(j, n, K_LIST, DATA, out));
     jvalue *to = out->l->v;
     if (!n) return NIB_OK;
     if (path) {
@@ -190,13 +188,13 @@ static nib_status choose(jrun *j, const jcall *c, bool by_attr, bool want, jvalu
     size_t n;
     const jargs *a = &c->rest;
     const jrow *row = NULL;
-    NIB_TRY(jinja_list(j, 0, K_GENERATOR, DATA, out));
+    NIB_TRY(jinja_list(j, 0, K_LIST, DATA, out));
     if (!jinja_truth(c->self)) return NIB_OK; /* none is as good as empty */
     NIB_TRY(self_items(j, c, &v, &n));
     if (by_attr && !a->n) return jinja_fail(j, "Missing parameter for attribute name");
     if (a->n > by_attr) NIB_TRY(find_row(j, a->v[by_attr], true, &row));
     size_t used = (size_t)by_attr + (row != NULL);
-    jargs rest = {a->v + used, a->kw, a->n - used, a->n_kw};
+    jargs rest = {used ? a->v + used : a->v, a->kw, a->n - used, a->n_kw};
     for (size_t i = 0; i < n; i++) {
         jvalue x = v[i];
         if (by_attr) NIB_TRY(walk_path(j, x, a->v[0], (jvalue){0}, &x));
@@ -349,7 +347,7 @@ nib_status jrow_unique(jrun *j, const jcall *c, jvalue *out) {
     jvalue seen, key;
     NIB_TRY(self_items(j, c, &v, &n));
     NIB_TRY(jinja_dict(j, DATA, &seen));
-    NIB_TRY(jinja_list(j, 0, K_GENERATOR, DATA, out));
+    NIB_TRY(jinja_list(j, 0, K_LIST, DATA, out));
     for (size_t i = 0; i < n; i++) {
         NIB_TRY(walk_path(j, v[i], c->arg[1], (jvalue){0}, &key));
         NIB_TRY(ignore_case(j, &key, flag(c, 0)));
@@ -405,7 +403,7 @@ nib_status jrow_batch(jrun *j, const jcall *c, jvalue *out) {
     if (size < 1)
         return jinja_fail(j, "batch expected a size of at least 1, found %lld", (long long)size);
     bool fill = jv_given(c->arg[1]) && c->arg[1].type != J_NONE;
-    NIB_TRY(jinja_list(j, 0, K_GENERATOR, DATA, out));
+    NIB_TRY(jinja_list(j, 0, K_LIST, DATA, out));
     jlist *batches = out->l;
     for (size_t i = 0; i < n;) {
         jvalue row;
@@ -425,9 +423,9 @@ nib_status jrow_slice(jrun *j, const jcall *c, jvalue *out) {
     int64_t slices;
     NIB_TRY(self_items(j, c, &v, &n));
     NIB_TRY(jinja_to_index(j, c->arg[0], "a number of slices", &slices));
-    if (slices == 0) return jinja_fail(j, "integer division or modulo by zero");
+    if (slices == 0) return jinja_fail(j, "division by zero");
     bool fill = jv_given(c->arg[1]) && c->arg[1].type != J_NONE;
-    NIB_TRY(jinja_list(j, 0, K_GENERATOR, DATA, out));
+    NIB_TRY(jinja_list(j, 0, K_LIST, DATA, out));
     jlist *parts = out->l;
     for (int64_t i = 0; i < slices; i++) {
         jvalue part;

@@ -51,9 +51,9 @@ static nib_status strip(jrun *j, const jcall *c, bool left, bool right, jvalue *
         NIB_TRY(jinja_charge(j, set.n > 64 ? JINJA_BYTES(set.n) * s->n
                                            : 1)); /* each may look at all of the set */
     }
-    NIB_TRY(jinja_charge(j, JINJA_BYTES(s->n)));
     size_t end = right ? jinja_rstrip(v, chars) : v.n;
     size_t start = left ? jinja_lstrip((nib_str){v.p, end}, chars) : 0;
+    NIB_TRY(jinja_charge(j, JINJA_CHARS(start + s->n - end)));
     return jinja_substring(j, s, start, end, out);
 }
 
@@ -88,9 +88,8 @@ static nib_status int_arg(jrun *j, const jcall *c, int i, int64_t otherwise, int
 static nib_status byte_range(jrun *j, const jcall *c, int i, size_t *from, size_t *to,
                              bool *found) {
     const jstring *s = c->self.s;
-    int64_t n, start, end;
-    NIB_TRY(jinja_charge(j, JINJA_BYTES(s->n)));
-    n = (int64_t)jinja_n_chars(s);
+    int64_t n = (int64_t)jinja_n_chars(s), start, end;
+    NIB_TRY(jinja_charge(j, n == s->n ? 1 : JINJA_CHARS(s->n)));
     NIB_TRY(int_arg(j, c, i, 0, &start));
     NIB_TRY(int_arg(j, c, i + 1, n, &end));
     if (start < 0) start = NIB_MAX(start + n, 0);
@@ -214,12 +213,14 @@ nib_status jrow_str_endswith(jrun *j, const jcall *c, jvalue *out) {
 nib_status jrow_str_removeprefix(jrun *j, const jcall *c, jvalue *out) {
     const jstring *a, *s = c->self.s;
     NIB_TRY(string_arg(j, c, 0, &a));
+    NIB_TRY(jinja_charge(j, JINJA_BYTES(a->n)));
     bool has = a->n <= s->n && !memcmp(s->p, a->p, a->n);
     return jinja_substring(j, s, has ? a->n : 0, s->n, out);
 }
 nib_status jrow_str_removesuffix(jrun *j, const jcall *c, jvalue *out) {
     const jstring *a, *s = c->self.s;
     NIB_TRY(string_arg(j, c, 0, &a));
+    NIB_TRY(jinja_charge(j, JINJA_BYTES(a->n)));
     bool has = a->n <= s->n && !memcmp(s->p + s->n - a->n, a->p, a->n);
     return jinja_substring(j, s, 0, has ? s->n - a->n : s->n, out);
 }
@@ -310,10 +311,10 @@ static nib_status split(jrun *j, const jcall *c, bool from_end, jvalue *out) {
     const jstring *s = c->self.s, *sep;
     int64_t max;
     NIB_TRY(int_arg(j, c, 1, -1, &max));
-    NIB_TRY(jinja_charge(j, JINJA_BYTES(s->n)));
     NIB_TRY(jinja_list(j, 0, K_LIST, DATA, out));
-    if (!jv_given(c->arg[0]) || c->arg[0].type == J_NONE)
-        return from_end ? rsplit_words(j, s, max, out->l) : split_words(j, s, max, out->l);
+    bool words = !jv_given(c->arg[0]) || c->arg[0].type == J_NONE;
+    NIB_TRY(jinja_charge(j, words ? JINJA_CHARS(s->n) : JINJA_BYTES(s->n)));
+    if (words) return from_end ? rsplit_words(j, s, max, out->l) : split_words(j, s, max, out->l);
     NIB_TRY(string_arg(j, c, 0, &sep));
     if (!sep->n) return jinja_fail(j, "empty separator");
     return from_end ? rsplit_at(j, s, sep, max, out->l) : split_at(j, s, sep, max, out->l);
@@ -346,7 +347,7 @@ nib_status jrow_str_rpartition(jrun *j, const jcall *c, jvalue *out) {
 }
 
 nib_status jinja_splitlines(jrun *j, const jstring *s, bool keep_ends, jvalue *out) {
-    NIB_TRY(jinja_charge(j, JINJA_BYTES(s->n)));
+    NIB_TRY(jinja_charge(j, JINJA_CHARS(s->n)));
     NIB_TRY(jinja_list(j, 0, K_LIST, DATA, out));
     size_t start = 0;
     for (size_t at = 0; at < s->n;) {
@@ -471,6 +472,7 @@ nib_status jrow_str_expandtabs(jrun *j, const jcall *c, jvalue *out) {
     const jstring *s = c->self.s;
     int64_t size, column = 0;
     NIB_TRY(int_arg(j, c, 0, 8, &size));
+    NIB_TRY(jinja_charge(j, JINJA_CHARS(s->n)));
     jout o;
     jinja_out_init(&o, j);
     size_t plain = 0;

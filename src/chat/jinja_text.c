@@ -99,7 +99,8 @@ size_t jinja_float_repr(double f, char out[40]) {
     if (isnan(f)) return strlen(strcpy(out, "nan"));
     if (isinf(f)) return strlen(strcpy(out, f < 0 ? "-inf" : "inf"));
     char e[40];
-    int precision = 15;
+    int precision =
+        fabs(f) < 0x1p-1022 ? 1 : 15; /* every 15 digits come back, except of subnormals */
     do snprintf(e, sizeof e, "%.*e", precision - 1, f);
     while (strtod(e, NULL) != f && precision++ < 17);
     /* e is [-]d.ddde[+-]xx */
@@ -217,6 +218,7 @@ static void repr_string(jout *o, const jstring *s) {
     char quote = memchr(s->p, '\'', s->n) && !memchr(s->p, '"', s->n) ? '"' : '\'';
     jinja_out_put(o, &quote, 1, edge);
     size_t plain = 0; /* start of what needs no escape */
+    if (o->st == NIB_OK) o->st = jinja_charge(o->j, JINJA_CHARS(s->n));
     for (size_t i = 0; i < s->n && o->st == NIB_OK;) {
         int32_t cp;
         size_t n = nib_utf8_decode(s->p + i, s->n - i, &cp);
@@ -294,7 +296,7 @@ static void repr_nested(jout *o, jvalue v) {
 void jinja_out_repr(jout *o, jvalue v) {
     char buf[400];
     size_t n = 0;
-    if (o->st != NIB_OK || (o->st = jinja_charge(o->j, 1)) != NIB_OK) return;
+    if (o->st != NIB_OK || (o->st = jinja_charge(o->j, 2)) != NIB_OK) return;
     switch (v.type) {
     case J_STRING: repr_string(o, v.s); return;
     case J_BIG: jinja_out_string(o, v.s); return;
@@ -305,7 +307,10 @@ void jinja_out_repr(jout *o, jvalue v) {
     case J_NONE: jinja_out_puts(o, "None", v.taint); return;
     case J_BOOL: jinja_out_puts(o, v.b ? "True" : "False", v.taint); return;
     case J_INT: n = (size_t)snprintf(buf, sizeof buf, "%lld", (long long)v.i); break;
-    case J_FLOAT: n = jinja_float_repr(v.f, buf); break;
+    case J_FLOAT:
+        if ((o->st = jinja_charge(o->j, 20)) != NIB_OK) return;
+        n = jinja_float_repr(v.f, buf);
+        break;
     case J_RANGE:
         n = (size_t)snprintf(buf, sizeof buf, "range(%lld, %lld", (long long)v.range->start,
                              (long long)v.range->stop);
@@ -360,6 +365,7 @@ static void json_escape(jout *o, const jstring *s, bool ascii) {
     uint8_t edge = s->n ? jinja_taint_at(s, 0) : TRUSTED;
     size_t plain = 0;
     jinja_out_put(o, "\"", 1, edge);
+    if (o->st == NIB_OK) o->st = jinja_charge(o->j, JINJA_CHARS(s->n));
     for (size_t i = 0; i < s->n && o->st == NIB_OK;) {
         unsigned char c = (unsigned char)s->p[i];
         if (c >= ' ' && c != '"' && c != '\\' && (c < 0x80 || !ascii)) {
@@ -389,6 +395,7 @@ static void json_escape(jout *o, const jstring *s, bool ascii) {
 
 static void json_number(jout *o, double f, uint8_t taint) {
     char buf[40];
+    if (o->st == NIB_OK) o->st = jinja_charge(o->j, 20);
     if (isnan(f))
         jinja_out_puts(o, "NaN", taint);
     else if (isinf(f))

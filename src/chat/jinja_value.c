@@ -551,6 +551,15 @@ nib_status jinja_items(jrun *j, jvalue v, const jvalue **items, size_t *n) {
         *n = 0;
         return NIB_OK;
     case J_LIST:
+        if (v.l->later && !v.l->spent) {
+            v.l->spent = true;
+            NIB_TRY(jinja_enter(j));
+            NIB_TRY(v.l->later->row->fn(j, v.l->later, &list));
+            j->depth--;
+            *items = list.l->v;
+            *n = list.l->n;
+            return NIB_OK;
+        }
         *items = v.l->v;
         *n = v.l->spent ? 0 : v.l->n;
         v.l->spent |= v.l->kind == K_GENERATOR || v.l->kind == K_ITERATOR;
