@@ -35,7 +35,7 @@ typedef struct reply {
     bool stopped;                /* by its text: the answer is cut and shown */
     const float *logits;
     int64_t n_prompt, n_thought;
-    bool by_piece, closed; /* the thought was closed by the budget */
+    bool by_piece, closed; /* closed: the budget has closed this thought */
     float *masked;
     nib_ids barred; /* tokens not to be picked at place barred_at */
     int64_t barred_at;
@@ -329,7 +329,10 @@ static nib_status step(reply *r) {
     size_t from = r->text.len;
     bool rewritten = false;
     NIB_TRY(append(r, id));
-    if (r->split.inside) r->n_thought++;
+    if (r->split.inside)
+        r->n_thought++;
+    else
+        r->closed = false;
     NIB_TRY(digest(r, from, false, &rewritten));
     if (r->finish) return NIB_OK;
     if (p->max_tokens > 0 && r->out->n_generated >= p->max_tokens)
@@ -348,7 +351,9 @@ static nib_status finish(reply *r) {
     if (!r->stopped && strcmp(r->finish, "interrupted") != 0) {
         size_t from = r->text.len;
         bool rewritten = false;
-        if (nib_detok_flush(&r->detok, &r->text) != NIB_OK)
+        /* Half a character is broken text when the model ends with it, and nothing when it was cut
+         * off. */
+        if (strcmp(r->finish, "stop") == 0 && nib_detok_flush(&r->detok, &r->text) != NIB_OK)
             return nib_fail_nomem(r->e, r->text.len, "a reply");
         NIB_TRY(digest(r, from, true, &rewritten));
     }

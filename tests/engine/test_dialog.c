@@ -209,6 +209,27 @@ static void thoughts_stand_apart(void **state) {
     close_room(&r);
 }
 
+static void characters_are_shown_whole(void **state) {
+    (void)state;
+    /* The three bytes of a euro sign as three tokens, then two of them, then the end. */
+    static const test_line whole[] = {{"\n", "\xe2", 3},
+                                      {"\xe2", "\x82", 3},
+                                      {"\x82", "\xac", 3},
+                                      {"\xac", "!", 3},
+                                      {NULL, NULL, 0}};
+    static const test_line half[] = {
+        {"\n", "\xe2", 3}, {"\xe2", "\x82", 3}, {"\x82", "</s>", 3}, {NULL, NULL, 0}};
+    room r = script("euro.gguf", whole);
+    expect(&r, "Hi", "\xe2\x82\xac!", "stop");
+    assert_int_equal(heard.n_pieces, 2);
+    settings(&r)->max_tokens = 2, changed(&r); /* cut inside the character: it was not said */
+    expect(&r, "Hi", "", "length");
+    close_room(&r);
+    r = script("half.gguf", half); /* ended inside it: broken text */
+    expect(&r, "Hi", "\xef\xbf\xbd", "stop");
+    close_room(&r);
+}
+
 static void a_budget_closes_thoughts(void **state) {
     (void)state;
     static const test_line lines[] = {{"\n", "+<think>", 3},
@@ -216,9 +237,9 @@ static void a_budget_closes_thoughts(void **state) {
                                       {" hm", " hm", 3},
                                       {"+</think>", "\n", 1},
                                       {NULL, NULL, 0}};
-    /* The tag is fed as "\n</think>\n\n", so a newline comes last: the script's first line again,
-     * but an answer has to be told from a second thought. A second model whose newline leads to the
-     * answer does. */
+    /* The tag is fed as "\n</think>\n\n", so a newline comes last. Here it leads to the next
+     * thought, which the spent budget closes at once; in the second model it leads to the answer.
+     */
     static const test_line answering[] = {
         {"\n", " Done", 3},     {" Done", ".", 3}, {" hm", " hm", 3}, {"+<think>", " hm", 3},
         {"+</think>", "\n", 1}, {">", " hm", 3},   {NULL, NULL, 0}};
@@ -836,6 +857,7 @@ int main(void) {
         cmocka_unit_test(a_full_context_ends_a_reply),
         cmocka_unit_test(cancelling_keeps_what_was_shown),
         cmocka_unit_test(thoughts_stand_apart),
+        cmocka_unit_test(characters_are_shown_whole),
         cmocka_unit_test(a_budget_closes_thoughts),
         cmocka_unit_test(templates_are_told_about_thinking),
         cmocka_unit_test(corrected_text_is_what_the_model_continues),
