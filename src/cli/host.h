@@ -27,6 +27,11 @@ extern atomic_bool nib_cancel;
 /* From now on Ctrl-C, SIGTERM and SIGHUP set nib_cancel instead of ending the process; the third in
  * a row, when nothing has reacted, ends it. */
 void nib_interrupt_catch(void);
+/* A pipe that is readable after a signal, for whoever waits in poll; nib_wake makes it so, from a
+ * handler too. */
+int nib_wake_fd(void);
+void nib_wake(void);
+void nib_wake_drain(void);
 /* Whether Ctrl-C came since the last clear. */
 bool nib_interrupted(void);
 /* The signal that asks nib to end (SIGTERM, SIGHUP), or 0. It is never cleared. */

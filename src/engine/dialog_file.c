@@ -174,12 +174,23 @@ static nib_status params_from_json(const json_t *o, nib_dialog_params *p, const 
     return NIB_OK;
 }
 
+/* Messages alone, as other programs keep them: settings stay as they are. */
+static nib_status load_messages(nib_dialog *d, const json_t *list, nib_error *e) {
+    nib_messages messages = {0};
+    nib_status s = nib_messages_from_json(&messages, list, e);
+    if (s == NIB_OK) s = nib_dialog_set_messages(d, &messages, e);
+    nib_messages_free(&messages);
+    return s;
+}
+
 static nib_status load(nib_dialog *d, const json_t *root, nib_error *e) {
     const char *format = json_string_value(json_object_get(root, "format")),
                *model = json_string_value(json_object_get(root, "model"));
     const json_t *version = json_object_get(root, "version"),
                  *params = json_object_get(root, "params"),
                  *system = json_object_get(root, "system");
+    const json_t *list = json_is_array(root) ? root : json_object_get(root, "messages");
+    if (!format && json_array_size(list) > 0) return load_messages(d, list, e);
     if (!format || strcmp(format, "nib-dialog") != 0)
         return nib_fail(e, NIB_ERR_FORMAT, "expected a conversation saved by nib");
     if (!json_is_integer(version) || json_integer_value(version) != VERSION)
@@ -194,7 +205,7 @@ static nib_status load(nib_dialog *d, const json_t *root, nib_error *e) {
     nib_status s = NIB_OK;
     if (system) p.system = json_string_value(system);
     if (params) NIB_TRY_OUT(params_from_json(params, &p, &stop, e));
-    NIB_TRY_OUT(nib_messages_from_json(&messages, json_object_get(root, "messages"), e));
+    NIB_TRY_OUT(nib_messages_from_json(&messages, list, e));
     nib_dialog_params before = d->p;
     d->p = p;
     s = nib_dialog_params_changed(d, e);

@@ -182,7 +182,7 @@ typedef struct nib_reply {
         *thinking;      /* owned by the dialog until its next call; thinking NULL when none */
     const char *finish; /* "stop" | "length" | "time" | "sentences" | "interrupted" | "context" */
     int64_t n_prompt, n_cached,
-        n_generated; /* tokens: prompt in all, of it kept from before, generated */
+        n_generated;     /* tokens: prompt in all, of it kept from before, generated */
     int64_t n_dropped;   /* exchanges left out because the context is full */
     int64_t n_corrected; /* pieces that live correction changed */
     double prompt_seconds, generate_seconds, first_token_seconds;
@@ -193,8 +193,8 @@ typedef struct nib_reply {
 nib_status nib_dialog_new(nib_dialog **out, nib_engine *en, const nib_dialog_params *p,
                           nib_error *e);
 void nib_dialog_free(nib_dialog *d);
-/* Settings may change between replies: change the struct, then call nib_dialog_params_changed, which
- * copies what it points to. When that fails the settings are as before. */
+/* Settings may change between replies: change the struct, then call nib_dialog_params_changed,
+ * which copies what it points to. When that fails the settings are as before. */
 nib_dialog_params *nib_dialog_params_of(nib_dialog *d);
 nib_status nib_dialog_params_changed(nib_dialog *d, nib_error *e);
 /* Adds the user's message and generates the reply, which joins the history: what was shown of it
@@ -216,7 +216,8 @@ nib_status nib_dialog_set_messages(nib_dialog *d, const nib_messages *m, nib_err
 int64_t nib_dialog_context_used(const nib_dialog *d);
 /* A conversation as a JSON file: version, model, system text, settings, messages. Written whole or
  * not at all; loading checks everything before it changes the dialog, and keeps its dictionary.
- * A file made with another model loads with a warning. */
+ * A file made with another model loads with a warning. A list of messages, alone or as "messages"
+ * of an object, loads too, as other programs write them. */
 nib_status nib_dialog_save(const nib_dialog *d, const char *path, nib_error *e);
 nib_status nib_dialog_load(nib_dialog *d, const char *path, nib_error *e);
 
@@ -232,12 +233,15 @@ typedef struct nib_settings {
     nib_logit_bias *bias;
     nib_dictionary *dictionary;
 } nib_settings;
-/* Sets one by name ('-' serves for '_'), sampling settings included. The error names the range, or the nearest name. */
+/* Sets one by name ('-' serves for '_'), sampling settings included. The error names the range, or
+ * the nearest name. */
 nib_status nib_settings_set(nib_settings *s, const char *name, const char *value, nib_error *e);
 /* Appends the value, for people. */
 nib_status nib_settings_get(const nib_settings *s, const char *name, nib_buf *out, nib_error *e);
 /* All names: the i-th, or NULL. */
 const char *nib_settings_name(size_t i);
+/* Takes over p's values, copying what they point to; the dictionary stays. */
+nib_status nib_settings_take(nib_settings *s, const nib_dialog_params *p, nib_error *e);
 /* Loads the dictionary when autocorrect wants one: before a reply. */
 nib_status nib_settings_ready(nib_settings *s, nib_error *e);
 void nib_settings_free(nib_settings *s);

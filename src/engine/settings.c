@@ -75,23 +75,26 @@ static nib_status set_dictionary(nib_settings *s, const char *value, nib_error *
     return NIB_OK;
 }
 
-static nib_status set_logit_bias(nib_settings *s, const char *value, nib_error *e) {
-    char *end, *start;
-    long id = strtol(value, &end, 10);
-    if (end == value || *end != '=' || id < 0 || id > INT32_MAX) goto wrong;
-    start = end + 1;
-    double bias = strtod(start, &end);
-    if (end == start || *end || isnan(bias)) goto wrong;
+static nib_status add_bias(nib_settings *s, nib_logit_bias bias, nib_error *e) {
     int n = s->p.sampling.n_bias;
-    nib_logit_bias *list = nib_realloc(s->bias, (size_t)(n + 1) * sizeof *list);
-    if (!list) return nib_fail_nomem(e, (size_t)n * sizeof *list, "logit biases");
-    list[n] = (nib_logit_bias){(int32_t)id, (float)bias};
+    nib_logit_bias *list = nib_realloc(s->bias, ((size_t)n + 1) * sizeof *list);
+    if (!list) return nib_fail_nomem(e, ((size_t)n + 1) * sizeof *list, "logit biases");
+    list[n] = bias;
     s->p.sampling.bias = s->bias = list;
     s->p.sampling.n_bias = n + 1;
     return NIB_OK;
-wrong:
-    return nib_fail(e, NIB_ERR_ARGUMENT,
-                    "logit_bias: expected ID=BIAS, such as 15=-inf, found '%.60s'", value);
+}
+
+static nib_status set_logit_bias(nib_settings *s, const char *value, nib_error *e) {
+    char *end;
+    long id = strtol(value, &end, 10);
+    bool ok = end != value && *end == '=' && id >= 0 && id <= INT32_MAX;
+    const char *number = ok ? end + 1 : value;
+    double bias = strtod(number, &end);
+    if (!ok || end == number || *end || isnan(bias))
+        return nib_fail(e, NIB_ERR_ARGUMENT,
+                        "logit_bias: expected ID=BIAS, such as 15=-inf, found '%.60s'", value);
+    return add_bias(s, (nib_logit_bias){(int32_t)id, (float)bias}, e);
 }
 
 static nib_status set_system(nib_settings *s, const char *value, nib_error *e) {
@@ -212,6 +215,31 @@ nib_status nib_settings_get(const nib_settings *s, const char *name, nib_buf *ou
     char text[64];
     NIB_TRY(nib_sample_get(&s->p.sampling, name, text, sizeof text, e));
     return nib_buf_puts(out, text) ? NIB_OK : nib_fail_nomem(e, out->len, "a setting");
+}
+
+nib_status nib_settings_take(nib_settings *s, const nib_dialog_params *p, nib_error *e) {
+    nib_settings fresh = {.p = *p, .hide_thoughts = s->hide_thoughts};
+    nib_status status = NIB_OK;
+    fresh.p.stop = NULL;
+    fresh.p.sampling.bias = NULL;
+    fresh.p.sampling.n_bias = 0;
+    if (p->system) status = set_system(&fresh, p->system, e);
+    for (const char *const *v = p->stop; v && *v && status == NIB_OK; v++)
+        status = set_stop(&fresh, *v, e);
+    for (int i = 0; i < p->sampling.n_bias && status == NIB_OK; i++)
+        status = add_bias(&fresh, p->sampling.bias[i], e);
+    if (status != NIB_OK) {
+        nib_settings_free(&fresh);
+        return status;
+    }
+    fresh.dictionary = s->dictionary;
+    fresh.dictionary_path = s->dictionary_path;
+    fresh.p.dictionary = s->p.dictionary;
+    s->dictionary = NULL;
+    s->dictionary_path = NULL;
+    nib_settings_free(s);
+    *s = fresh;
+    return NIB_OK;
 }
 
 nib_status nib_settings_ready(nib_settings *s, nib_error *e) {

@@ -356,11 +356,168 @@ static void test_embed(void **state) {
     nib_free(text);
 }
 
+static void test_run(void **state) {
+    (void)state;
+    static const char ban[] =
+        "--logit-bias 2=-inf --logit-bias 260=-inf"; /* else nonsense ends at random */
+    test_nib(NULL, "run %s --raw --temp 0 -p 'once upon' -n 12 %s", tiny(), ban);
+    test_status(0);
+    assert_true(ran.out.len > 1 && ran.out.data[ran.out.len - 1] == '\n');
+    nib_buf first = ran.out;
+    ran.out = (nib_buf){0};
+    test_nib("once upon", "run %s --raw --temp 0 -n 12 --threads 1 --batch 1 %s", tiny(), ban);
+    assert_string_equal(ran.out.data, first.data); /* from standard input, at one thread */
+    test_nib(NULL, "run %s --raw --temp 0 -n 12 -f %s %s", tiny(),
+             write_file("prompt", "once upon", 9), ban);
+    assert_string_equal(ran.out.data, first.data);
+    test_nib(NULL, "run %s --raw --echo --temp 0 -n 12 -p 'once upon' %s", tiny(), ban);
+    assert_int_equal(strncmp(ran.out.data, "once upon", 9), 0);
+    assert_string_equal(ran.out.data + 9, first.data);
+    nib_buf_free(&first);
+    test_nib(NULL, "run %s -p hello -n 12 --seed 5 --json %s", tiny(), ban);
+    test_status(0);
+    test_out_has("\"finish\": \"length\"");
+    test_out_has("\"generated\": 12");
+    test_out_has("\"seed\": 5");
+    test_out_has("\"thinking\": null");
+    test_nib(NULL, "run %s -p hello -n 30 --seed 5 %s", tiny(), ban);
+    first = ran.out;
+    ran.out = (nib_buf){0};
+    test_nib(NULL, "run %s -p hello -n 30 --seed 5 --threads 1 --stats %s", tiny(), ban);
+    assert_string_equal(ran.out.data, first.data);
+    test_err_has("[30 tokens, ");
+    test_nib(NULL, "run %s -p hello -n 30 --seed 6 %s", tiny(), ban);
+    assert_string_not_equal(ran.out.data, first.data);
+    /* a stop string cuts the reply before it */
+    char stop[8];
+    snprintf(stop, sizeof stop, "%.1s", first.data + 10);
+    if (strchr("' \\", stop[0]) || (signed char)stop[0] < 0)
+        snprintf(stop, sizeof stop, "%.1s", first.data + 11);
+    test_nib(NULL, "run %s -p hello -n 30 --seed 5 --stop '%s' %s", tiny(), stop, ban);
+    test_status(0);
+    assert_null(strpbrk(ran.out.data, stop));
+    nib_buf_free(&first);
+    /* what goes wrong */
+    test_nib(NULL, "run %s -p x extra", tiny());
+    test_failed(2, "one argument too many: 'extra'");
+    test_nib(NULL, "run -p x");
+    test_failed(2, "MODEL is missing");
+    test_nib(NULL, "run %s -p x --tepm 1", tiny());
+    test_failed(2, "did you mean '--temp'?");
+    test_nib(NULL, "run %s -p x --temp hot", tiny());
+    test_failed(2, "found 'hot'");
+    test_nib(NULL, "run %s -p x --echo", tiny());
+    test_failed(2, "--echo goes with --raw");
+    test_nib(NULL, "run %s -p x --autocorrect both", tiny());
+    test_failed(1, "autocorrect needs a dictionary");
+    test_nib(NULL, "run %s -p x", embedder());
+    test_failed(1, "embedding model");
+    test_nib(NULL, "run %s -f /nonexistent", tiny());
+    test_failed(1, "/nonexistent");
+    char *text = nib_alloc(20000);
+    for (int i = 0; i < 19999; i++) text[i] = i % 3 ? 'a' : ' ';
+    text[19999] = 0;
+    test_nib(text, "run %s", tiny());
+    test_failed(1, "context");
+    test_nib(text, "run %s --raw --ctx 64", tiny());
+    test_failed(1, "context");
+    nib_free(text);
+    const char *broken =
+        test_tiny_model("broken.gguf", &(test_tiny){.chat_template = "{% for m in %}"});
+    test_nib(NULL, "run %s -p x", broken);
+    test_failed(1, "chat template");
+    test_nib(NULL, "run %s --raw -p x -n 2", broken);
+    test_status(0);
+}
+
+/* The trained model tells its story, as the reference did. */
+static void test_story(void **state) {
+    (void)state;
+    if (!test_shared()) test_skip("no reference data");
+    nib_buf story = read_file(test_shared_path("golden/stories260k/greedy.txt"));
+    test_nib(NULL, "run %s --raw --echo --temp 0 -p 'Once upon a time' -n 100 --kv f32",
+             test_shared_path("golden/stories260k/model.gguf"));
+    test_status(0);
+    size_t n = ran.out.len - 1; /* without the newline */
+    assert_true(n > 200 && n < story.len);
+    assert_memory_equal(ran.out.data, story.data, n);
+    nib_buf_free(&story);
+}
+
+/* Through pipes: a line in, a reply out, plain text. */
+static void test_chat_pipe(void **state) {
+    (void)state;
+    static const char ban[] = "--logit-bias 2=-inf --logit-bias 260=-inf --seed 3 -n 8";
+    char saved[512];
+    snprintf(saved, sizeof saved, "%s/pipe.json", test_tmp());
+    char input[1024];
+    snprintf(input, sizeof input, "hello\n\n\"\"\"\ntwo\nlines\n\"\"\"\nup\\\ndown\n/save %s\n",
+             saved);
+    test_nib(input, "chat %s %s", tiny(), ban);
+    test_status(0);
+    assert_null(strchr(ran.out.data, '\033'));
+    assert_null(strstr(ran.out.data, ">>>"));
+    assert_null(strstr(ran.out.data, "tok/s"));
+    assert_int_equal(ran.err.len, 0);
+    nib_buf file = read_file(saved);
+    assert_non_null(strstr(file.data, "\"two\\nlines\""));
+    assert_non_null(strstr(file.data, "\"up\\ndown\""));
+    nib_buf_free(&file);
+    test_nib("hello\n", "chat %s %s", tiny(), ban);
+    test_status(0);
+    assert_true(ran.out.len > 1);
+    test_nib("", "chat %s", tiny());
+    test_status(0);
+    assert_int_equal(ran.out.len, 0);
+    test_nib("/frob\nhello\n", "chat %s", tiny()); /* the first error ends it */
+    test_failed(1, "unknown command /frob");
+    assert_int_equal(ran.out.len, 0);
+    test_nib("/load /nonexistent\n", "chat %s", tiny());
+    test_failed(1, "/nonexistent");
+    snprintf(input, sizeof input,
+             "[{\"role\":\"system\",\"content\":\"S\"},{\"role\":\"user\",\"content\":\"Q\"}]");
+    snprintf(saved, sizeof saved, "/load %s\n/system\n/set\n",
+             write_file("openai.json", input, strlen(input)));
+    test_nib(saved, "chat %s", tiny()); /* as other programs keep conversations */
+    test_status(0);
+    assert_int_equal(strncmp(ran.out.data, "S\n", 2), 0);
+    test_out_has("max_tokens");
+    test_nib(NULL, "chat");
+    test_failed(2, "which model?");
+    test_nib(NULL, "chat /nonexistent.gguf");
+    test_failed(1, "No such file");
+    test_nib(NULL, "chat %s", embedder());
+    test_failed(1, "embedding model");
+}
+
+/* Ctrl-C stops a run; what there was of the reply is printed. */
+static void test_interrupted(void **state) {
+    (void)state;
+    const char *slow =
+        test_tiny_model("slow.gguf", &(test_tiny){.n_embd = 512, .n_layer = 6, .n_ctx = 8192});
+    char line[1024];
+    snprintf(line, sizeof line,
+             "timeout -s INT 1 '%s' run %s -p x --logit-bias 2=-inf --temp 0 --ctx 8192 > %s/cut "
+             "2> %s/cut.err; "
+             "echo $? > %s/cut.status",
+             NIB_COMMAND, slow, test_tmp(), test_tmp(), test_tmp());
+    assert_int_equal(system(line), 0);
+    char path[256];
+    snprintf(path, sizeof path, "%s/cut", test_tmp());
+    nib_buf out = read_file(path);
+    snprintf(path, sizeof path, "%s/cut.err", test_tmp());
+    nib_buf err = read_file(path);
+    assert_string_equal(err.data, "nib: interrupted\n");
+    assert_true(out.len > 10);
+    nib_buf_free(&out);
+    nib_buf_free(&err);
+}
+
 /* Whatever is given as a model: one line that says what is wrong, exit status 1. */
 static void test_bad_models(void **state) {
     (void)state;
-    static const char *const commands[] = {"show %s", "tokenize %s x", "detokenize %s 1",
-                                           "embed %s x"};
+    static const char *const commands[] = {"show %s",    "tokenize %s x", "detokenize %s 1",
+                                           "embed %s x", "run %s -p x",   "chat %s"};
     nib_buf good = read_file(tiny());
     const struct {
         const char *path, *says;
@@ -416,12 +573,14 @@ static void test_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_help),   cmocka_unit_test(test_usage),
-        cmocka_unit_test(test_doctor), cmocka_unit_test(test_completion),
-        cmocka_unit_test(test_stdout), cmocka_unit_test(test_show),
-        cmocka_unit_test(test_tokens), cmocka_unit_test(test_jsonl_reference),
-        cmocka_unit_test(test_render), cmocka_unit_test(test_logits),
-        cmocka_unit_test(test_embed),  cmocka_unit_test(test_bad_models),
+        cmocka_unit_test(test_help),        cmocka_unit_test(test_usage),
+        cmocka_unit_test(test_doctor),      cmocka_unit_test(test_completion),
+        cmocka_unit_test(test_stdout),      cmocka_unit_test(test_show),
+        cmocka_unit_test(test_tokens),      cmocka_unit_test(test_jsonl_reference),
+        cmocka_unit_test(test_render),      cmocka_unit_test(test_logits),
+        cmocka_unit_test(test_embed),       cmocka_unit_test(test_run),
+        cmocka_unit_test(test_story),       cmocka_unit_test(test_chat_pipe),
+        cmocka_unit_test(test_interrupted), cmocka_unit_test(test_bad_models),
         cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

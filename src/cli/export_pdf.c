@@ -1,0 +1,166 @@
+/* Conversations as PDF: pango lays out text of any script, cairo writes the pages.
+ *
+ * A4 with margins; a title, then a heading and text for every turn. Text is placed line by line, so
+ * that any line may be the last of a page; a heading never is. Code between ``` lines is set in a
+ * fixed width on grey. */
+#include "cli/repl.h"
+#ifdef NIB_HAVE_PANGO
+#include <cairo-pdf.h>
+#include <pango/pangocairo.h>
+
+static const double PAGE_W = 595, PAGE_H = 842, MARGIN = 64; /* points */
+
+typedef struct page {
+    cairo_t *cr;
+    double y;
+    int number;
+} page;
+
+typedef enum look { TITLE, DATE, HEADING, BODY, THOUGHT, CODE } look;
+static const struct {
+    const char *font;
+    double grey, before, after,
+        keep; /* points; keep: free space a block wants below its first line */
+} looks[] = {
+    [TITLE] = {"Sans Bold 18", 0, 0, 4, 60},       [DATE] = {"Sans 9", 0.45, 0, 14, 0},
+    [HEADING] = {"Sans Bold 11", 0, 14, 3, 40},    [BODY] = {"Serif 11", 0, 0, 6, 0},
+    [THOUGHT] = {"Serif Italic 10", 0.4, 0, 6, 0}, [CODE] = {"Monospace 9", 0, 0, 0, 0},
+};
+
+static void put_page_number(page *p) {
+    char text[16];
+    snprintf(text, sizeof text, "%d", p->number);
+    PangoLayout *layout = pango_cairo_create_layout(p->cr);
+    PangoFontDescription *font = pango_font_description_from_string("Sans 9");
+    pango_layout_set_font_description(layout, font);
+    pango_layout_set_text(layout, text, -1);
+    int w;
+    pango_layout_get_size(layout, &w, NULL);
+    cairo_set_source_rgb(p->cr, 0.45, 0.45, 0.45);
+    cairo_move_to(p->cr, (PAGE_W - (double)w / PANGO_SCALE) / 2, PAGE_H - MARGIN / 2 - 8);
+    pango_cairo_show_layout(p->cr, layout);
+    pango_font_description_free(font);
+    g_object_unref(layout);
+}
+
+static void next_page(page *p) {
+    put_page_number(p);
+    cairo_show_page(p->cr);
+    p->number++;
+    p->y = MARGIN;
+}
+
+static void put_block(page *p, const char *text, size_t n, look k) {
+    double width = PAGE_W - 2 * MARGIN, indent = k == CODE ? 8 : k == THOUGHT ? 12 : 0;
+    PangoLayout *layout = pango_cairo_create_layout(p->cr);
+    PangoFontDescription *font = pango_font_description_from_string(looks[k].font);
+    pango_layout_set_font_description(layout, font);
+    pango_layout_set_width(layout, (int)((width - 2 * indent) * PANGO_SCALE));
+    pango_layout_set_wrap(layout, PANGO_WRAP_WORD_CHAR);
+    pango_layout_set_spacing(layout, 2 * PANGO_SCALE);
+    pango_layout_set_text(layout, text, (int)n);
+    if (p->y > MARGIN) p->y += looks[k].before;
+    PangoLayoutIter *iter = pango_layout_get_iter(layout);
+    bool first = true;
+    do {
+        PangoRectangle r;
+        int top, bottom;
+        pango_layout_iter_get_line_extents(iter, NULL, &r);
+        pango_layout_iter_get_line_yrange(iter, &top, &bottom);
+        double height = (double)(bottom - top) / PANGO_SCALE;
+        if (p->y + height + (first ? looks[k].keep : 0) > PAGE_H - MARGIN) next_page(p);
+        if (k == CODE) {
+            cairo_set_source_rgb(p->cr, 0.95, 0.95, 0.95);
+            cairo_rectangle(p->cr, MARGIN, p->y, width, height + 0.5);
+            cairo_fill(p->cr);
+        }
+        cairo_set_source_rgb(p->cr, looks[k].grey, looks[k].grey, looks[k].grey);
+        double base = (double)(pango_layout_iter_get_baseline(iter) - top) / PANGO_SCALE;
+        cairo_move_to(p->cr, MARGIN + indent + (double)r.x / PANGO_SCALE, p->y + base);
+        pango_cairo_show_layout_line(p->cr, pango_layout_iter_get_line_readonly(iter));
+        p->y += height;
+        first = false;
+    } while (pango_layout_iter_next_line(iter));
+    pango_layout_iter_free(iter);
+    p->y += looks[k].after;
+    pango_font_description_free(font);
+    g_object_unref(layout);
+}
+
+/* Paragraphs, and code between ``` lines. */
+static void put_text(page *p, const char *text, look k) {
+    bool fenced = false;
+    while (*text) {
+        size_t n = strcspn(text, "\n");
+        if (strncmp(text + strspn(text, " "), "```", 3) == 0) {
+            fenced = !fenced;
+            p->y += 5;
+        } else if (n || fenced) {
+            put_block(p, n ? text : " ", n ? n : 1, fenced ? CODE : k);
+        }
+        text += n + (text[n] == '\n');
+    }
+}
+
+/* pango wants UTF-8; models may have written anything. */
+static nib_status put_clean(page *p, const char *text, look k, nib_error *e) {
+    nib_buf b = {0};
+    size_t n = strlen(text);
+    nib_buf_put(&b, "", 0);
+    for (size_t i = 0; i < n;) {
+        int32_t cp;
+        char out[4];
+        i += nib_utf8_decode(text + i, n - i, &cp);
+        if (cp >= 0x20 || cp < 0 || cp == '\n' || cp == '\t')
+            nib_buf_put(&b, out, nib_utf8_encode(cp, out));
+    }
+    if (!b.failed) put_text(p, b.data, k);
+    nib_status s = b.failed ? nib_fail_nomem(e, n, "text for a page") : NIB_OK;
+    nib_buf_free(&b);
+    return s;
+}
+
+static cairo_status_t write_some(void *f, const unsigned char *p, unsigned n) {
+    return fwrite(p, 1, n, f) == n ? CAIRO_STATUS_SUCCESS : CAIRO_STATUS_WRITE_ERROR;
+}
+
+nib_status nib_export_pdf(const nib_transcript *t, const char *path, nib_error *e) {
+    nib_outfile o;
+    NIB_TRY(nib_outfile_open(&o, path, e));
+    cairo_surface_t *surface = cairo_pdf_surface_create_for_stream(write_some, o.f, PAGE_W, PAGE_H);
+    page p = {cairo_create(surface), MARGIN, 1};
+    nib_status s;
+    NIB_TRY_OUT(put_clean(&p, t->title, TITLE, e));
+    NIB_TRY_OUT(put_clean(&p, t->date, DATE, e));
+    if (t->system) {
+        NIB_TRY_OUT(put_clean(&p, "System", HEADING, e));
+        NIB_TRY_OUT(put_clean(&p, t->system, BODY, e));
+    }
+    for (size_t i = 0; i < t->messages->n; i++) {
+        const nib_message *m = &t->messages->v[i];
+        NIB_TRY_OUT(put_clean(&p, nib_transcript_speaker(t, m), HEADING, e));
+        if (m->thinking) NIB_TRY_OUT(put_clean(&p, m->thinking, THOUGHT, e));
+        NIB_TRY_OUT(put_clean(&p, m->content, BODY, e));
+    }
+    put_page_number(&p);
+out:
+    cairo_destroy(p.cr);
+    cairo_surface_finish(surface);
+    cairo_status_t bad = cairo_surface_status(surface);
+    cairo_surface_destroy(surface);
+    if (s == NIB_OK && bad)
+        s = nib_fail(e, NIB_ERR_IO, "cannot write '%s': %s", path, cairo_status_to_string(bad));
+    if (s != NIB_OK) {
+        nib_outfile_abort(&o);
+        return s;
+    }
+    return nib_outfile_commit(&o, e);
+}
+#else
+nib_status nib_export_pdf(const nib_transcript *t, const char *path, nib_error *e) {
+    (void)t, (void)path;
+    return nib_fail(
+        e, NIB_ERR_UNSUPPORTED,
+        "PDF export is not built in: install libpango1.0-dev and build nib again, or export .md");
+}
+#endif
