@@ -48,11 +48,10 @@ static inline nib_status nib_failed(nib_status s) {
 
 /* ---- memory (alloc.c) ---- */
 
-/* As malloc/calloc/realloc/free; NULL on failure, size 0 gives a valid pointer. Any thread. */
+/* As malloc/calloc/realloc, and free (nib_free, in nib.h); NULL on failure, size 0 gives a valid pointer. Any thread. */
 void *nib_alloc(size_t bytes);
 void *nib_calloc(size_t n, size_t bytes);
 void *nib_realloc(void *p, size_t bytes);
-void nib_free(void *p);
 char *nib_strdup(const char *s);
 char *nib_strndup(const char *s, size_t n);
 /* Zeroed, 64-byte aligned (page-aligned), huge pages asked for when large; released with the same size. For
