@@ -1,4 +1,5 @@
 /* String -> u32: open addressing, linear probing, at most 2/3 full. */
+#include <pthread.h>
 #include "base/base.h"
 
 struct nib_strmap_slot {
@@ -21,6 +22,33 @@ uint64_t nib_hash(const void *data, size_t n, uint64_t seed) {
     if (n) memcpy(&w, p, n);
     h = (h ^ w) * 0xc4ceb9fe1a85ec53u;
     return h ^ (h >> 29);
+}
+
+/* Keys come from strangers, who could make nib_hash collide: a multiplication folded by a seed they
+ * cannot know keeps look-ups short. */
+static uint64_t secret;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static void draw_secret(void) {
+    secret = nib_entropy() | 1;
+}
+
+static uint64_t fold(uint64_t a, uint64_t b) {
+    __extension__ unsigned __int128 p = (unsigned __int128)a * b;
+    return (uint64_t)p ^ (uint64_t)(p >> 64);
+}
+
+static uint32_t hash_of(nib_str key) {
+    pthread_once(&once, draw_secret);
+    uint64_t h = secret ^ key.n, w = 0;
+    const char *p = key.p;
+    size_t n = key.n;
+    for (; n >= 8; p += 8, n -= 8) {
+        memcpy(&w, p, 8);
+        h = fold(h ^ w, secret ^ 0xff51afd7ed558ccdu);
+    }
+    w = 0;
+    if (n) memcpy(&w, p, n);
+    return (uint32_t)fold(h ^ w, secret ^ 0xc4ceb9fe1a85ec53u);
 }
 
 static struct nib_strmap_slot *slot_for(const nib_strmap *m, nib_str key, uint32_t hash) {
@@ -47,7 +75,7 @@ bool nib_strmap_reserve(nib_strmap *m, size_t n) {
 bool nib_strmap_set(nib_strmap *m, nib_str key, uint32_t value) {
     if (!nib_strmap_reserve(m, m->len + 1)) return false;
     if (!key.p) key.p = "";
-    uint32_t hash = (uint32_t)nib_hash(key.p, key.n, 0);
+    uint32_t hash = hash_of(key);
     struct nib_strmap_slot *s = slot_for(m, key, hash);
     if (!s->key.p) m->len++;
     *s = (struct nib_strmap_slot){key, value, hash};
@@ -57,7 +85,7 @@ bool nib_strmap_set(nib_strmap *m, nib_str key, uint32_t value) {
 bool nib_strmap_get(const nib_strmap *m, nib_str key, uint32_t *value) {
     if (!m->cap) return false;
     if (!key.p) key.p = "";
-    const struct nib_strmap_slot *s = slot_for(m, key, (uint32_t)nib_hash(key.p, key.n, 0));
+    const struct nib_strmap_slot *s = slot_for(m, key, hash_of(key));
     if (!s->key.p) return false;
     if (value) *value = s->value;
     return true;
