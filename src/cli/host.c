@@ -112,12 +112,15 @@ static void on_signal(int sig) {
 void nib_interrupt_catch(void) {
     main_thread = pthread_self();
     if (wake[0] < 0 && pipe2(wake, O_CLOEXEC | O_NONBLOCK)) wake[0] = wake[1] = -1;
-    /* no SA_RESTART: a read at the prompt must return */
-    struct sigaction a = {.sa_handler = on_signal};
-    sigemptyset(&a.sa_mask);
-    sigaction(SIGINT, &a, NULL);
-    sigaction(SIGTERM, &a, NULL);
-    sigaction(SIGHUP, &a, NULL);
+    static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+    for (size_t i = 0; i < NIB_ARRAY_LEN(signals); i++) {
+        struct sigaction old,
+            a = {.sa_handler = on_signal}; /* no SA_RESTART: a read at the prompt must return */
+        sigemptyset(&a.sa_mask);
+        /* what nohup, or a shell's background, ignores stays ignored */
+        if (sigaction(signals[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN)
+            sigaction(signals[i], &a, NULL);
+    }
 }
 
 bool nib_interrupted(void) {

@@ -36,7 +36,7 @@ void nib_progress_show(nib_progress *p, uint64_t done, uint64_t total) {
     for (int i = 0; i < width; i++) {
         bool full = (i + 0.5) / width < share;
         if (i == 0 || full != ((i - 0.5) / width < share)) fputs(full ? st->cyan : st->dim, stderr);
-        fputs(utf8 ? "━" : full ? "#" : "-", stderr);
+        fputs(utf8 ? (full ? "━" : "─") : full ? "#" : "-", stderr);
     }
     fprintf(stderr, "%s%s", st->reset, end);
     fflush(stderr);

@@ -177,13 +177,13 @@ static nib_status do_stats(nib_repl *r, const char *arg, nib_error *e) {
     ROW("messages", "%zu", nib_dialog_messages(r->dialog)->n);
     ROW("replies", "%lld, %lld tokens, %.1f tok/s", (long long)r->n_replies, (long long)r->n_tokens,
         r->seconds > 0 ? (double)r->n_tokens / r->seconds : 0.0);
-    if (r->last.finish)
-        ROW("last",
-            "prompt %lld tokens (%lld of them kept from before) in %.2f s, first token after %.2f "
-            "s, then %lld in %.2f s, seed %llu",
-            (long long)r->last.n_prompt, (long long)r->last.n_cached, r->last.prompt_seconds,
-            r->last.first_token_seconds, (long long)r->last.n_generated, r->last.generate_seconds,
+    if (r->last.finish) {
+        ROW("prompt", "%lld tokens, %lld of them known from before, in %.2f s",
+            (long long)r->last.n_prompt, (long long)r->last.n_cached, r->last.prompt_seconds);
+        ROW("reply", "%lld tokens in %.2f s, the first after %.2f s, seed %llu",
+            (long long)r->last.n_generated, r->last.generate_seconds, r->last.first_token_seconds,
             (unsigned long long)r->last.seed);
+    }
     ROW("threads", "%d", nib_engine_threads(r->host.engine));
     ROW("memory", "%s used by nib, %s of %s available", nib_bytes_text(nib_rss()),
         nib_bytes_text(sys.mem_available),

@@ -1,5 +1,7 @@
 /* The command as a user types it: every command, its errors and its exit status. */
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include "testcmd.h"
 #include "tinymodel.h"
@@ -513,6 +515,36 @@ static void test_interrupted(void **state) {
     nib_buf_free(&err);
 }
 
+/* Another program takes the machine's memory while a reply is made: the run ends in order, before
+ * the machine swaps. */
+static void test_watch(void **state) {
+    (void)state;
+    nib_sysinfo m;
+    nib_sysinfo_read(&m);
+    const uint64_t step = 1500000000;
+    if (m.mem_available < 3 * step) {
+        print_message("less than 4.5 GB free: the memory watch is not tried\n");
+        return;
+    }
+    const char *slow =
+        test_tiny_model("slow.gguf", &(test_tiny){.n_embd = 512, .n_layer = 6, .n_ctx = 32768});
+    pid_t taker = fork();
+    if (taker == 0) {
+        usleep(700000);
+        volatile char *p = malloc(2 * step);
+        for (uint64_t i = 0; p && i < 2 * step; i += 4096) p[i] = 1;
+        sleep(60);
+        _exit(0);
+    }
+    test_nib(NULL, "run %s -p x --logit-bias 2=-inf --temp 0 --ctx 32768 --min-free-mem %llu", slow,
+             (unsigned long long)(m.mem_available - step));
+    kill(taker, SIGKILL);
+    waitpid(taker, NULL, 0);
+    test_failed(1, "stopped: only ");
+    test_err_has("below the limit of ");
+    assert_true(ran.out.len > 1); /* what there was of the reply */
+}
+
 /* Whatever is given as a model: one line that says what is wrong, exit status 1. */
 static void test_bad_models(void **state) {
     (void)state;
@@ -580,8 +612,8 @@ int main(void) {
         cmocka_unit_test(test_render),      cmocka_unit_test(test_logits),
         cmocka_unit_test(test_embed),       cmocka_unit_test(test_run),
         cmocka_unit_test(test_story),       cmocka_unit_test(test_chat_pipe),
-        cmocka_unit_test(test_interrupted), cmocka_unit_test(test_bad_models),
-        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_interrupted), cmocka_unit_test(test_watch),
+        cmocka_unit_test(test_bad_models),  cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

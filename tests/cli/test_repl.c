@@ -49,7 +49,10 @@ static void start(const char *term, const char *model_path, const char *a, const
         setenv("XDG_STATE_HOME", test_tmp(), 1);
         setenv("HOME", test_tmp(), 1);
         setenv("TERM", term, 1);
-        unsetenv("NO_COLOR");
+        if (strcmp(term, "no-color") == 0)
+            setenv("TERM", "xterm", 1), setenv("NO_COLOR", "1", 1);
+        else
+            unsetenv("NO_COLOR");
         if (chdir(test_tmp())) _exit(127);
         /* end-of-turn tokens are banned: the model would end its nonsense at random */
         execl(NIB_COMMAND, "nib", "chat", model_path, "--logit-bias", "2=-inf", "--logit-bias",
@@ -381,11 +384,27 @@ static void test_dumb(void **state) {
     assert_null(strstr(seen.data, "\033["));
 }
 
+static void test_no_color(void **state) {
+    (void)state;
+    start("no-color", model(), "-n", "5");
+    prompt();
+    line("hello");
+    expect("tok/s");
+    prompt();
+    line("/help");
+    expect("/quit");
+    prompt();
+    keys("\004");
+    assert_int_equal(end_status(), 0);
+    static const char *const colours[] = {"\033[1m", "\033[2m", "\033[31m", "\033[36m"};
+    for (size_t i = 0; i < NIB_ARRAY_LEN(colours); i++) assert_null(strstr(seen.data, colours[i]));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_conversation), cmocka_unit_test(test_keys),
         cmocka_unit_test(test_interrupt),    cmocka_unit_test(test_files),
-        cmocka_unit_test(test_dumb),
+        cmocka_unit_test(test_dumb),         cmocka_unit_test(test_no_color),
     };
     slow_model();
     return cmocka_run_group_tests(tests, NULL, NULL);
