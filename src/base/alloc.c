@@ -11,17 +11,25 @@ static bool may_alloc(void) {
     return atomic_fetch_sub(&fail_after, 1) != 1;
 }
 
-void nib_alloc_fail_after(long n) { atomic_store(&fail_after, n); }
-long nib_alloc_count(void) { return atomic_load(&n_allocs); }
+void nib_alloc_fail_after(long n) {
+    atomic_store(&fail_after, n);
+}
+long nib_alloc_count(void) {
+    return atomic_load(&n_allocs);
+}
 
-void *nib_alloc(size_t bytes) { return may_alloc() ? malloc(bytes ? bytes : 1) : NULL; }
+void *nib_alloc(size_t bytes) {
+    return may_alloc() ? malloc(bytes ? bytes : 1) : NULL;
+}
 void *nib_calloc(size_t n, size_t bytes) {
     return may_alloc() ? calloc(n ? n : 1, bytes ? bytes : 1) : NULL;
 }
 void *nib_realloc(void *p, size_t bytes) {
     return may_alloc() ? realloc(p, bytes ? bytes : 1) : NULL;
 }
-void nib_free(void *p) { free(p); }
+void nib_free(void *p) {
+    free(p);
+}
 
 char *nib_strndup(const char *s, size_t n) {
     char *p = n < SIZE_MAX ? nib_alloc(n + 1) : NULL;
@@ -30,11 +38,14 @@ char *nib_strndup(const char *s, size_t n) {
     p[n] = 0;
     return p;
 }
-char *nib_strdup(const char *s) { return nib_strndup(s, strlen(s)); }
+char *nib_strdup(const char *s) {
+    return nib_strndup(s, strlen(s));
+}
 
 void *nib_alloc_pages(size_t bytes) {
     if (!may_alloc()) return NULL;
-    void *p = mmap(NULL, bytes ? bytes : 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *p =
+        mmap(NULL, bytes ? bytes : 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) return NULL;
 #ifdef MADV_HUGEPAGE
     if (bytes >= (size_t)4 << 20) madvise(p, bytes, MADV_HUGEPAGE);
@@ -45,7 +56,9 @@ void nib_free_pages(void *p, size_t bytes) {
     if (p) munmap(p, bytes ? bytes : 1);
 }
 
-bool nib_mul_size(size_t a, size_t b, size_t *out) { return !__builtin_mul_overflow(a, b, out); }
+bool nib_mul_size(size_t a, size_t b, size_t *out) {
+    return !__builtin_mul_overflow(a, b, out);
+}
 
 /* ---- arena: a list of blocks, the newest first, each twice the one before up to 1 MiB ---- */
 
@@ -143,8 +156,12 @@ bool nib_buf_put(nib_buf *b, const void *p, size_t n) {
     b->data[b->len] = 0;
     return true;
 }
-bool nib_buf_puts(nib_buf *b, const char *s) { return nib_buf_put(b, s, strlen(s)); }
-bool nib_buf_putc(nib_buf *b, char c) { return nib_buf_put(b, &c, 1); }
+bool nib_buf_puts(nib_buf *b, const char *s) {
+    return nib_buf_put(b, s, strlen(s));
+}
+bool nib_buf_putc(nib_buf *b, char c) {
+    return nib_buf_put(b, &c, 1);
+}
 
 bool nib_buf_printf(nib_buf *b, const char *fmt, ...) {
     va_list ap, again;
@@ -173,7 +190,8 @@ void nib_buf_free(nib_buf *b) {
 
 bool nib_ids_append(nib_ids *v, const int32_t *ids, size_t n) {
     void *p = v->data;
-    if (v->failed || !grow(&p, v->len, &v->cap, v->max ? v->max : (size_t)1 << 28, sizeof *ids, n)) {
+    if (v->failed ||
+        !grow(&p, v->len, &v->cap, v->max ? v->max : (size_t)1 << 28, sizeof *ids, n)) {
         v->failed = true;
         return false;
     }
@@ -182,7 +200,9 @@ bool nib_ids_append(nib_ids *v, const int32_t *ids, size_t n) {
     v->len += n;
     return true;
 }
-bool nib_ids_push(nib_ids *v, int32_t id) { return nib_ids_append(v, &id, 1); }
+bool nib_ids_push(nib_ids *v, int32_t id) {
+    return nib_ids_append(v, &id, 1);
+}
 void nib_ids_free(nib_ids *v) {
     nib_free(v->data);
     *v = (nib_ids){.max = v->max};

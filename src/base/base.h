@@ -1,7 +1,8 @@
 /* base - what every room stands on: errors, memory, strings, files, threads, random numbers.
  *
  * Rules kept here and relied on everywhere:
- *  - all heap memory comes from nib_alloc & co., so tests can fail the n-th allocation and count them;
+ *  - all heap memory comes from nib_alloc & co., so tests can fail the n-th allocation and count
+ * them;
  *  - sizes that come from outside are multiplied with nib_mul_size, never with a bare '*';
  *  - a growing buffer has a maximum; a file appears under its final name only when whole. */
 #ifndef NIB_BASE_H
@@ -12,11 +13,11 @@
 #include <string.h>
 #include "nib.h"
 
-#define NIB_PRINTF(f, a) __attribute__((format(printf, f, a)))
-#define NIB_ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
-#define NIB_MIN(a, b)    ((a) < (b) ? (a) : (b))
-#define NIB_MAX(a, b)    ((a) > (b) ? (a) : (b))
-#define NIB_ROUND_UP(n, to) (((n) + (to) - 1) / (to) * (to))
+#define NIB_PRINTF(f, a)    __attribute__((format(printf, f, a)))
+#define NIB_ARRAY_LEN(a)    (sizeof(a) / sizeof((a)[0]))
+#define NIB_MIN(a, b)       ((a) < (b) ? (a) : (b))
+#define NIB_MAX(a, b)       ((a) > (b) ? (a) : (b))
+#define NIB_ROUND_UP(n, to) (((n) + (to)-1) / (to) * (to))
 
 /* ---- errors (error.c) ---- */
 
@@ -37,7 +38,8 @@ nib_status nib_fail_in(nib_error *e, nib_status code, const char *fmt, ...) NIB_
     } while (0)
 /* "out of memory: N bytes for WHAT" */
 nib_status nib_fail_nomem(nib_error *e, size_t bytes, const char *what);
-/* A failure is never NIB_OK: said to the compiler too, so that it does not warn of outputs that only success sets. */
+/* A failure is never NIB_OK: said to the compiler too, so that it does not warn of outputs that
+ * only success sets. */
 static inline nib_status nib_failed(nib_status s) {
     if (s == NIB_OK) __builtin_unreachable();
     return s;
@@ -48,14 +50,15 @@ static inline nib_status nib_failed(nib_status s) {
 
 /* ---- memory (alloc.c) ---- */
 
-/* As malloc/calloc/realloc, and free (nib_free, in nib.h); NULL on failure, size 0 gives a valid pointer. Any thread. */
+/* As malloc/calloc/realloc, and free (nib_free, in nib.h); NULL on failure, size 0 gives a valid
+ * pointer. Any thread. */
 void *nib_alloc(size_t bytes);
 void *nib_calloc(size_t n, size_t bytes);
 void *nib_realloc(void *p, size_t bytes);
 char *nib_strdup(const char *s);
 char *nib_strndup(const char *s, size_t n);
-/* Zeroed, 64-byte aligned (page-aligned), huge pages asked for when large; released with the same size. For
- * weights, KV and scratch. */
+/* Zeroed, 64-byte aligned (page-aligned), huge pages asked for when large; released with the same
+ * size. For weights, KV and scratch. */
 void *nib_alloc_pages(size_t bytes);
 void nib_free_pages(void *p, size_t bytes);
 /* false when a*b overflows; else *out = a*b. */
@@ -77,9 +80,9 @@ char *nib_arena_strndup(nib_arena *a, const char *s, size_t n);
 void nib_arena_reset(nib_arena *a); /* forgets all, keeps the first block */
 void nib_arena_free(nib_arena *a);
 
-/* A growing byte buffer with a maximum. Zero-initialise with a max (0 = 1 GiB). data is NUL-terminated
- * after every successful put. After a failed put the buffer is unchanged and 'failed' stays set, so a chain
- * of puts may be checked once. */
+/* A growing byte buffer with a maximum. Zero-initialise with a max (0 = 1 GiB). data is
+ * NUL-terminated after every successful put. After a failed put the buffer is unchanged and
+ * 'failed' stays set, so a chain of puts may be checked once. */
 typedef struct nib_buf {
     char *data;
     size_t len, cap, max;
@@ -115,7 +118,8 @@ nib_str nib_str_c(const char *s);
 bool nib_str_eq(nib_str a, nib_str b);
 bool nib_str_eq_c(nib_str a, const char *s);
 bool nib_str_starts(nib_str s, nib_str prefix);
-/* Edit distance (Damerau-Levenshtein, optimal string alignment) of byte strings, at most 'limit' (then limit). */
+/* Edit distance (Damerau-Levenshtein, optimal string alignment) of byte strings, at most 'limit'
+ * (then limit). */
 size_t nib_str_distance(nib_str a, nib_str b, size_t limit);
 /* The candidate nearest to s, or NULL when none is near enough to be worth suggesting. */
 const char *nib_str_nearest(const char *s, const char *const *candidates, size_t n);
@@ -132,28 +136,38 @@ bool nib_strmap_get(const nib_strmap *m, nib_str key, uint32_t *value);
 void nib_strmap_free(nib_strmap *m);
 uint64_t nib_hash(const void *p, size_t n, uint64_t seed);
 
-/* Decodes one character of p[0..n). Returns the bytes consumed (1..4, n > 0) and the code point, or -1 in
- * *cp for an invalid sequence, whose maximal invalid prefix is consumed (Unicode 3.9, best practice). */
+/* Decodes one character of p[0..n). Returns the bytes consumed (1..4, n > 0) and the code point, or
+ * -1 in *cp for an invalid sequence, whose maximal invalid prefix is consumed (Unicode 3.9, best
+ * practice). */
 size_t nib_utf8_decode(const char *p, size_t n, int32_t *cp);
 /* Writes 1..4 bytes; returns how many (U+FFFD for an invalid cp). */
 size_t nib_utf8_encode(int32_t cp, char out[4]);
-/* The length of the longest prefix that ends on a character boundary: bytes after it are an incomplete
- * character that more input could complete. */
+/* The length of the longest prefix that ends on a character boundary: bytes after it are an
+ * incomplete character that more input could complete. */
 size_t nib_utf8_complete(const char *p, size_t n);
 bool nib_utf8_valid(const char *p, size_t n);
 
 /* ---- values that people type (parse.c) ---- */
 
-/* Whole numbers and decimals, of the whole text, in [min, max]; 'what' names the value in the error. */
-nib_status nib_parse_int(const char *what, const char *text, double min, double max, int64_t *out, nib_error *e);
-nib_status nib_parse_num(const char *what, const char *text, double min, double max, double *out, nib_error *e);
+/* Whole numbers and decimals, of the whole text, in [min, max]; 'what' names the value in the
+ * error. */
+nib_status nib_parse_int(const char *what, const char *text, double min, double max, int64_t *out,
+                         nib_error *e);
+nib_status nib_parse_num(const char *what, const char *text, double min, double max, double *out,
+                         nib_error *e);
 /* Bytes: "800M", "1.5G", "2GiB", plain bytes. */
 nib_status nib_parse_bytes(const char *what, const char *text, uint64_t *out, nib_error *e);
 /* The index of text among the |-separated words of 'choices'. */
-nib_status nib_parse_choice(const char *what, const char *text, const char *choices, int *out, nib_error *e);
+nib_status nib_parse_choice(const char *what, const char *text, const char *choices, int *out,
+                            nib_error *e);
 
 /* ---- log (log.c) ---- */
-typedef enum nib_log_level { NIB_LOG_ERROR, NIB_LOG_WARN, NIB_LOG_INFO, NIB_LOG_DEBUG } nib_log_level;
+typedef enum nib_log_level {
+    NIB_LOG_ERROR,
+    NIB_LOG_WARN,
+    NIB_LOG_INFO,
+    NIB_LOG_DEBUG
+} nib_log_level;
 typedef void (*nib_log_fn)(void *arg, nib_log_level level, const char *line);
 /* Process-wide; the default receiver drops everything. Any thread may log. */
 void nib_log_set(nib_log_fn fn, void *arg, nib_log_level max_level);
@@ -166,7 +180,8 @@ typedef struct nib_filemap {
     const uint8_t *data;
     size_t size;
 } nib_filemap;
-/* Errors name the path and say what it is when it is no regular file. An empty file maps to size 0. */
+/* Errors name the path and say what it is when it is no regular file. An empty file maps to size 0.
+ */
 nib_status nib_filemap_open(nib_filemap *m, const char *path, nib_error *e);
 void nib_filemap_close(nib_filemap *m);
 /* Reads a whole file (at most max bytes) or standard input for "-". */
@@ -185,18 +200,19 @@ nib_status nib_file_write(const char *path, const void *p, size_t n, nib_error *
 
 /* ---- threads (pool.c) ---- */
 
-/* A pool of n-1 workers and the calling thread. nib_pool_run has every thread call fn(arg, tid, n) and
- * returns when all have; inside fn, nib_pool_barrier is a meeting of all n. Workers spin ~20 us for the
- * next job, then sleep. One caller at a time. */
+/* A pool of n-1 workers and the calling thread. nib_pool_run has every thread call fn(arg, tid, n)
+ * and returns when all have; inside fn, nib_pool_barrier is a meeting of all n. Workers spin ~20 us
+ * for the next job, then sleep. One caller at a time. */
 typedef struct nib_pool nib_pool;
 typedef void (*nib_pool_fn)(void *arg, int tid, int n_threads);
-nib_status nib_pool_create(nib_pool **out, int n_threads, nib_error *e); /* 1..256; pins when n <= cores */
+nib_status nib_pool_create(nib_pool **out, int n_threads,
+                           nib_error *e); /* 1..256; pins when n <= cores */
 void nib_pool_free(nib_pool *p);
 int nib_pool_size(const nib_pool *p);
 void nib_pool_run(nib_pool *p, nib_pool_fn fn, void *arg);
 void nib_pool_barrier(nib_pool *p);
-/* A number every thread of the pool may take from: the next chunk of a dynamic phase. Reset by thread 0
- * between two barriers. */
+/* A number every thread of the pool may take from: the next chunk of a dynamic phase. Reset by
+ * thread 0 between two barriers. */
 typedef struct nib_counter {
     _Alignas(64) atomic_int_fast64_t v;
 } nib_counter;
@@ -204,31 +220,33 @@ int64_t nib_counter_take(nib_counter *c, int64_t n); /* returns the old value */
 
 /* ---- random numbers (rng.c) ---- */
 
-/* Counter-based (SplitMix64 of seed and counter): state is two numbers that can be saved and rewound. */
+/* Counter-based (SplitMix64 of seed and counter): state is two numbers that can be saved and
+ * rewound. */
 typedef struct nib_rng {
     uint64_t seed, counter;
 } nib_rng;
 uint64_t nib_rng_u64(nib_rng *r);
-double nib_rng_double(nib_rng *r);  /* [0, 1), 53 bits */
+double nib_rng_double(nib_rng *r); /* [0, 1), 53 bits */
 float nib_rng_normal(nib_rng *r);
-uint64_t nib_entropy(void);         /* from the system, for "no seed given" */
+uint64_t nib_entropy(void); /* from the system, for "no seed given" */
 
 /* ---- machine (sysinfo.c) ---- */
 typedef struct nib_sysinfo {
-    int n_cpu;               /* logical processors this process may use (affinity, cgroup quota) */
-    int n_core;              /* physical cores among them */
-    uint64_t mem_total;      /* bytes */
-    uint64_t mem_available;  /* bytes: MemAvailable, bounded by the cgroup's limit */
-    uint64_t cgroup_limit;   /* bytes; 0 = none */
+    int n_cpu;              /* logical processors this process may use (affinity, cgroup quota) */
+    int n_core;             /* physical cores among them */
+    uint64_t mem_total;     /* bytes */
+    uint64_t mem_available; /* bytes: MemAvailable, bounded by the cgroup's limit */
+    uint64_t cgroup_limit;  /* bytes; 0 = none */
     char cpu_name[96];
 } nib_sysinfo;
 void nib_sysinfo_read(nib_sysinfo *s);
-uint64_t nib_rss(void);      /* resident bytes of this process */
-double nib_now(void);        /* monotonic seconds */
+uint64_t nib_rss(void); /* resident bytes of this process */
+double nib_now(void);   /* monotonic seconds */
 
 /* ---- JSON (json.c): jansson behind a thin face ---- */
 struct json_t;
-/* Parses exactly one value; nesting at most 200, duplicate keys refused. Errors give line and column. */
+/* Parses exactly one value; nesting at most 200, duplicate keys refused. Errors give line and
+ * column. */
 nib_status nib_json_parse(const char *p, size_t n, struct json_t **out, nib_error *e);
 /* Appends v as compact JSON (doubles with 9 significant digits). */
 nib_status nib_json_write(const struct json_t *v, nib_buf *out, nib_error *e);

@@ -11,7 +11,9 @@ const char *nib_status_text(nib_status s) {
     return "unknown status";
 }
 
-const char *nib_version(void) { return NIB_VERSION; }
+const char *nib_version(void) {
+    return NIB_VERSION;
+}
 
 /* Text from a hostile file may hold control characters: an error is one printable line. */
 static void clean_line(char *s) {
@@ -19,7 +21,7 @@ static void clean_line(char *s) {
         if ((unsigned char)*s < 0x20 || *s == 0x7f) *s = ' ';
 }
 
-nib_status (nib_fail)(nib_error *e, nib_status code, const char *fmt, ...) {
+nib_status(nib_fail)(nib_error *e, nib_status code, const char *fmt, ...) {
     if (e) {
         va_list ap;
         va_start(ap, fmt);
@@ -31,7 +33,7 @@ nib_status (nib_fail)(nib_error *e, nib_status code, const char *fmt, ...) {
     return code;
 }
 
-nib_status (nib_fail_in)(nib_error *e, nib_status code, const char *fmt, ...) {
+nib_status(nib_fail_in)(nib_error *e, nib_status code, const char *fmt, ...) {
     if (!e) return code;
     char inner[sizeof e->message];
     memcpy(inner, e->message, sizeof inner);
@@ -45,6 +47,6 @@ nib_status (nib_fail_in)(nib_error *e, nib_status code, const char *fmt, ...) {
     return e->code;
 }
 
-nib_status (nib_fail_nomem)(nib_error *e, size_t bytes, const char *what) {
+nib_status(nib_fail_nomem)(nib_error *e, size_t bytes, const char *what) {
     return nib_fail(e, NIB_ERR_NOMEM, "out of memory: %zu bytes for %s", bytes, what);
 }

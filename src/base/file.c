@@ -16,7 +16,10 @@ static const char *kind_name(mode_t m) {
 
 static nib_status fail_errno(nib_error *e, const char *what, const char *path) {
     int n = errno;
-    return nib_fail(e, n == ENOENT ? NIB_ERR_NOT_FOUND : n == ENOMEM ? NIB_ERR_NOMEM : NIB_ERR_IO,
+    return nib_fail(e,
+                    n == ENOENT   ? NIB_ERR_NOT_FOUND
+                    : n == ENOMEM ? NIB_ERR_NOMEM
+                                  : NIB_ERR_IO,
                     "cannot %s '%s': %s", what, path, strerror(n));
 }
 
@@ -32,8 +35,10 @@ nib_status nib_filemap_open(nib_filemap *m, const char *path, nib_error *e) {
         s = nib_fail(e, NIB_ERR_IO, "'%s' is %s: expected a file", path, kind_name(st.st_mode));
     } else if (st.st_size > 0) {
         void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (p == MAP_FAILED) s = fail_errno(e, "map", path);
-        else fresh = (nib_filemap){p, (size_t)st.st_size};
+        if (p == MAP_FAILED)
+            s = fail_errno(e, "map", path);
+        else
+            fresh = (nib_filemap){p, (size_t)st.st_size};
     }
     close(fd);
     if (s == NIB_OK) *m = fresh;
@@ -67,7 +72,8 @@ nib_status nib_file_read(const char *path, size_t max, nib_buf *out, nib_error *
         if (n == 0) break;
         total += (size_t)n;
         if (total > max) {
-            s = nib_fail(e, NIB_ERR_LIMIT, "'%s' holds more than the %zu bytes accepted here", path, max);
+            s = nib_fail(e, NIB_ERR_LIMIT, "'%s' holds more than the %zu bytes accepted here", path,
+                         max);
             break;
         }
         if (!nib_buf_put(out, chunk, (size_t)n)) {

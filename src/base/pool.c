@@ -1,8 +1,9 @@
 /* The pool: one program run by all threads at once (SPMD), with barriers inside.
  *
- * Starting a job and meeting at a barrier are the same mechanism: a generation number that advances when the
- * last thread arrives. A waiting thread spins for about 20 us (decode steps follow each other faster than
- * that), then sleeps on the number with a futex. Nobody wakes anybody unless somebody sleeps. */
+ * Starting a job and meeting at a barrier are the same mechanism: a generation number that advances
+ * when the last thread arrives. A waiting thread spins for about 20 us (decode steps follow each
+ * other faster than that), then sleeps on the number with a futex. Nobody wakes anybody unless
+ * somebody sleeps. */
 #include <pthread.h>
 #include <sched.h>
 #include <unistd.h>
@@ -129,7 +130,8 @@ nib_status nib_pool_create(nib_pool **out, int n_threads, nib_error *e) {
     p->n_threads = n_started;
     if (n_started < n_threads) {
         nib_pool_free(p);
-        return nib_fail(e, NIB_ERR_NOMEM, "could only start %d of %d threads", n_started, n_threads);
+        return nib_fail(e, NIB_ERR_NOMEM, "could only start %d of %d threads", n_started,
+                        n_threads);
     }
     *out = p;
     return NIB_OK;
@@ -143,7 +145,9 @@ void nib_pool_free(nib_pool *p) {
     nib_free_pages(p, sizeof *p);
 }
 
-int nib_pool_size(const nib_pool *p) { return p->n_threads; }
+int nib_pool_size(const nib_pool *p) {
+    return p->n_threads;
+}
 
 void nib_pool_run(nib_pool *p, nib_pool_fn fn, void *arg) {
     if (p->n_threads > 1) {

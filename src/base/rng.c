@@ -10,7 +10,9 @@ uint64_t nib_rng_u64(nib_rng *r) {
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
     return z ^ (z >> 31);
 }
-double nib_rng_double(nib_rng *r) { return (double)(nib_rng_u64(r) >> 11) * 0x1p-53; }
+double nib_rng_double(nib_rng *r) {
+    return (double)(nib_rng_u64(r) >> 11) * 0x1p-53;
+}
 float nib_rng_normal(nib_rng *r) {
     double u = 1.0 - nib_rng_double(r), v = nib_rng_double(r);
     return (float)(sqrt(-2.0 * log(u)) * cos(6.283185307179586 * v)); /* Box-Muller */

@@ -1,11 +1,15 @@
 /* Views of bytes, and the nearest of several words. */
 #include "base/base.h"
 
-nib_str nib_str_c(const char *s) { return (nib_str){s, strlen(s)}; }
+nib_str nib_str_c(const char *s) {
+    return (nib_str){s, strlen(s)};
+}
 bool nib_str_eq(nib_str a, nib_str b) {
     return a.n == b.n && (a.n == 0 || memcmp(a.p, b.p, a.n) == 0);
 }
-bool nib_str_eq_c(nib_str a, const char *s) { return nib_str_eq(a, nib_str_c(s)); }
+bool nib_str_eq_c(nib_str a, const char *s) {
+    return nib_str_eq(a, nib_str_c(s));
+}
 bool nib_str_starts(nib_str s, nib_str prefix) {
     return s.n >= prefix.n && (prefix.n == 0 || memcmp(s.p, prefix.p, prefix.n) == 0);
 }
@@ -36,7 +40,8 @@ size_t nib_str_distance(nib_str a, nib_str b, size_t limit) {
 
 const char *nib_str_nearest(const char *s, const char *const *candidates, size_t n) {
     nib_str word = nib_str_c(s);
-    size_t best = NIB_MAX(word.n / 3, (size_t)2) + 1; /* one slip in three letters is still a slip */
+    size_t best =
+        NIB_MAX(word.n / 3, (size_t)2) + 1; /* one slip in three letters is still a slip */
     const char *found = NULL;
     for (size_t i = 0; i < n; i++) {
         size_t d = nib_str_distance(word, nib_str_c(candidates[i]), best);

@@ -19,7 +19,8 @@ static uint64_t meminfo(const char *text, const char *key) {
     return p ? strtoull(p + strlen(key), NULL, 10) * 1024 : 0;
 }
 
-/* The smallest limit on the way from this process's cgroup to the root, and what is used under it. */
+/* The smallest limit on the way from this process's cgroup to the root, and what is used under it.
+ */
 static void cgroup_memory(uint64_t *limit, uint64_t *used) {
     char line[1024], path[1280], text[64];
     *limit = *used = 0;
@@ -60,7 +61,8 @@ static int count_cores(const cpu_set_t *cpus, int n_cpu) {
     for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
         if (!CPU_ISSET(cpu, cpus)) continue;
         char path[128], text[64];
-        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list",
+                 cpu);
         if (!read_text(path, text, sizeof text)) return n_cpu;
         int first = atoi(text), known = 0;
         for (int i = 0; i < n; i++) known |= seen[i] == first;
@@ -90,7 +92,8 @@ void nib_sysinfo_read(nib_sysinfo *s) {
         s->mem_available = meminfo(text, "MemAvailable:");
     } else {
         long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-        if (pages > 0 && page > 0) s->mem_total = s->mem_available = (uint64_t)pages * (uint64_t)page;
+        if (pages > 0 && page > 0)
+            s->mem_total = s->mem_available = (uint64_t)pages * (uint64_t)page;
     }
     uint64_t limit, used;
     cgroup_memory(&limit, &used);

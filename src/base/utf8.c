@@ -1,7 +1,8 @@
 /* UTF-8: decoding that never reads past the end and treats each invalid sequence once. */
 #include "base/base.h"
 
-/* How many bytes a lead byte announces, and the range its second byte must lie in (Unicode table 3-7). */
+/* How many bytes a lead byte announces, and the range its second byte must lie in (Unicode table
+ * 3-7). */
 static int lead(uint8_t c, uint8_t *lo, uint8_t *hi) {
     *lo = 0x80, *hi = 0xbf;
     if (c < 0x80) return 1;

@@ -21,7 +21,7 @@ typedef struct nib_sentence_walk {
     const char *p;
     size_t len, at;
     size_t line, words; /* where the current line begins, and its first word */
-    char fence;  /* inside a code fence of this character */
+    char fence;         /* inside a code fence of this character */
     bool begun;
 } nib_sentence_walk;
 typedef enum nib_sentence_certainty {

@@ -1,12 +1,15 @@
-/* eval - measuring: how fast a model runs here, and how that compares with what the machine could do. */
+/* eval - measuring: how fast a model runs here, and how that compares with what the machine could
+ * do. */
 #ifndef NIB_EVAL_H
 #define NIB_EVAL_H
 #include "engine/engine.h"
 
 /* ---- the machine's own limits (probe.c) ---- */
 typedef struct nib_probe {
-    double read_bytes_per_s; /* memory read by all threads together, from an array far larger than caches */
-    double int8_ops_per_s;   /* 8-bit multiply-adds as the matrix kernels do them, operands in cache; 2 per product */
+    double read_bytes_per_s; /* memory read by all threads together, from an array far larger than
+                                caches */
+    double int8_ops_per_s; /* 8-bit multiply-adds as the matrix kernels do them, operands in cache;
+                              2 per product */
 } nib_probe;
 /* About half a second. */
 nib_status nib_probe_machine(nib_probe *out, int n_threads, nib_error *e);
@@ -31,8 +34,11 @@ typedef struct nib_bench_result {
 const char *nib_bench_name(const nib_bench_test *t, char *buf, size_t n);
 /* The context and the number of sequences the engine must have. */
 int64_t nib_bench_context(const nib_bench_test *t);
-/* One warm-up, then reps timed runs on tokens drawn from a fixed seed. NIB_ERR_CANCELLED when the engine's flag is set. */
-nib_status nib_bench_run(nib_engine *en, const nib_bench_test *t, int reps, nib_bench_result *out, nib_error *e);
-/* Bytes of weights one generated token reads (the token table only when it is the output matrix too). */
+/* One warm-up, then reps timed runs on tokens drawn from a fixed seed. NIB_ERR_CANCELLED when the
+ * engine's flag is set. */
+nib_status nib_bench_run(nib_engine *en, const nib_bench_test *t, int reps, nib_bench_result *out,
+                         nib_error *e);
+/* Bytes of weights one generated token reads (the token table only when it is the output matrix
+ * too). */
 uint64_t nib_bench_token_bytes(const nib_model *m);
 #endif

@@ -62,7 +62,11 @@ static void map_finds_what_was_set(void **state) {
 
 static void utf8_takes_each_bad_sequence_once(void **state) {
     (void)state;
-    static const struct { const char *bytes; int n; int32_t cps[6]; } cases[] = {
+    static const struct {
+        const char *bytes;
+        int n;
+        int32_t cps[6];
+    } cases[] = {
         {"a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", 4, {'a', 0xe9, 0x20ac, 0x1f600}},
         {"\xf0\x9f\x98z", 2, {-1, 'z'}},
         {"\xc0\x80", 2, {-1, -1}},
@@ -107,7 +111,8 @@ static void json_is_strict(void **state) {
     assert_string_equal(b.data, "{\"a\":[1,2.5,\"x\"]}");
     nib_buf_free(&b);
     json_decref(v);
-    static const char *const bad[] = {"", "{", "[01]", "{\"a\":1,\"a\":2}", "\"\xff\"", "nul", "[1]x"};
+    static const char *const bad[] = {"",         "{",   "[01]", "{\"a\":1,\"a\":2}",
+                                      "\"\xff\"", "nul", "[1]x"};
     for (size_t i = 0; i < NIB_ARRAY_LEN(bad); i++)
         assert_int_equal(nib_json_parse(bad[i], strlen(bad[i]), &v, &e), NIB_ERR_FORMAT);
     char deep[600];
@@ -152,7 +157,8 @@ static void count(void *arg, int tid, int n) {
         if (atomic_load(&j->sum) != (long)(round + 1) * n) j->seen[tid]++;
         nib_pool_barrier(j->pool);
     }
-    while (nib_counter_take(&j->next, 3) < 100) {}
+    while (nib_counter_take(&j->next, 3) < 100) {
+    }
 }
 
 static void pool_meets_at_barriers(void **state) {

@@ -21,8 +21,17 @@ static uint64_t next_random(void) {
 static long n_files, n_runs, n_mutations = 40;
 
 static size_t mutate(uint8_t *p, size_t n) {
-    static const uint64_t wild[] = {0, 1, 0x7f, 0xff, 0x7fff, 0xffff, 0x7fffffff, 0xffffffff,
-                                    0x7fffffffffffffffu, 0xffffffffffffffffu, 0x100000000u};
+    static const uint64_t wild[] = {0,
+                                    1,
+                                    0x7f,
+                                    0xff,
+                                    0x7fff,
+                                    0xffff,
+                                    0x7fffffff,
+                                    0xffffffff,
+                                    0x7fffffffffffffffu,
+                                    0xffffffffffffffffu,
+                                    0x100000000u};
     int n_edits = 1 + (int)(next_random() % 4);
     for (int i = 0; i < n_edits && n > 0; i++) {
         size_t at = (size_t)(next_random() % n);
@@ -60,7 +69,8 @@ static void run_file(const char *path) {
     fclose(f);
     n_files++;
     for (long i = 0; i <= n_mutations; i++) {
-        uint8_t *p = malloc((size_t)n ? (size_t)n : 1); /* exact size: a read past the end is seen */
+        uint8_t *p =
+            malloc((size_t)n ? (size_t)n : 1); /* exact size: a read past the end is seen */
         if (!p) exit(1);
         memcpy(p, whole, (size_t)n);
         LLVMFuzzerTestOneInput(p, i ? mutate(p, (size_t)n) : (size_t)n);

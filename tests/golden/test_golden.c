@@ -1,5 +1,6 @@
-/* Reference models: each folder of <shared>/golden that holds a model is run and compared with its reference output,
- * within the tolerances its golden.json gives. Differences are in units of the output's deviation. */
+/* Reference models: each folder of <shared>/golden that holds a model is run and compared with its
+ * reference output, within the tolerances its golden.json gives. Differences are in units of the
+ * output's deviation. */
 #include <dirent.h>
 #include <jansson.h>
 #include <math.h>
@@ -56,18 +57,21 @@ static void read_tokens(const char *dir, nib_ids *ids) {
     nib_error e;
     test_ok(nib_file_read(test_shared_path("golden/%s/tokens.txt", dir), 1 << 20, &text, &e), &e);
     char *p = text.data, *end;
-    for (long v; v = strtol(p, &end, 10), end != p; p = end) assert_true(nib_ids_push(ids, (int32_t)v));
+    for (long v; v = strtol(p, &end, 10), end != p; p = end)
+        assert_true(nib_ids_push(ids, (int32_t)v));
     nib_buf_free(&text);
 }
 
 /* Runs the model; returns [n_tokens, width] of logits, or hidden states for encoders. */
-static float *run(const char *dir, const json_t *g, const nib_model_params *mp, nib_kv_type kv, int threads, int batch,
-                  size_t *n, float **embd) {
+static float *run(const char *dir, const json_t *g, const nib_model_params *mp, nib_kv_type kv,
+                  int threads, int batch, size_t *n, float **embd) {
     nib_error e;
     nib_model *m;
     test_ok(nib_model_open(&m, test_shared_path("golden/%s/model.gguf", dir), mp, &e), &e);
     nib_engine *en;
-    nib_engine_params p = {.n_threads = threads, .kv = kv, .batch = batch,
+    nib_engine_params p = {.n_threads = threads,
+                           .kv = kv,
+                           .batch = batch,
                            .n_ctx = json_integer_value(json_object_get(g, "n_ctx"))};
     test_ok(nib_engine_new(&en, m, &p, &e), &e);
     const nib_model_info *info = nib_model_get_info(m);
@@ -95,7 +99,8 @@ static float *run(const char *dir, const json_t *g, const nib_model_params *mp, 
 static bool verbose;
 
 /* Against one reference file, if it is there. */
-static int check(const char *dir, const char *file, const float *got, size_t n, double std, double max, double rms) {
+static int check(const char *dir, const char *file, const float *got, size_t n, double std,
+                 double max, double rms) {
     const char *path = test_shared_path("golden/%s/%s", dir, file);
     if (!exists(path)) return 0;
     size_t n_ref;
@@ -105,8 +110,8 @@ static int check(const char *dir, const char *file, const float *got, size_t n, 
     nib_free(ref);
     bool good = s.max <= max && s.rms <= rms;
     if (verbose || !good)
-        print_message("%-22s %-20s max %.2e (%.0e) rms %.2e (%.0e)%s\n", dir, file, s.max, max, s.rms, rms,
-                      good ? "" : "   DIFFERS");
+        print_message("%-22s %-20s max %.2e (%.0e) rms %.2e (%.0e)%s\n", dir, file, s.max, max,
+                      s.rms, rms, good ? "" : "   DIFFERS");
     if (!good) fail();
     return 1;
 }
@@ -125,14 +130,17 @@ static int one(const char *dir) {
     size_t n;
     float *embd = NULL;
     int checks = 0;
-    bool quantised = json_object_get(json_object_get(g, "tolerance"), "vs_dequant_rounded_activations") != NULL;
+    bool quantised =
+        json_object_get(json_object_get(g, "tolerance"), "vs_dequant_rounded_activations") != NULL;
     float *out = run(dir, g, &mp, NIB_KV_F32, 2, 0, &n, &embd);
     if (!quantised) {
-        static const char *const sets[2][4] = {{"logits.f32", "hidden.f32", "embd.f32", "vs_llamacpp"},
-                                               {"logits_f64.f32", "hidden_f64.f32", "embd_f64.f32", "vs_float64"}};
+        static const char *const sets[2][4] = {
+            {"logits.f32", "hidden.f32", "embd.f32", "vs_llamacpp"},
+            {"logits_f64.f32", "hidden_f64.f32", "embd_f64.f32", "vs_float64"}};
         for (int i = 0; i < 2; i++) {
             if (!json_object_get(json_object_get(g, "tolerance"), sets[i][3])) continue;
-            double max = number(g, "tolerance", sets[i][3], "max"), rms = number(g, "tolerance", sets[i][3], "rms");
+            double max = number(g, "tolerance", sets[i][3], "max"),
+                   rms = number(g, "tolerance", sets[i][3], "rms");
             checks += check(dir, sets[i][0], out, n, std, max, rms);
             checks += check(dir, sets[i][1], out, n, std, max, rms);
             size_t width = json_integer_value(json_object_get(g, "n_embd"));
@@ -145,8 +153,10 @@ static int one(const char *dir) {
             free(f16);
         }
     } else {
-        /* as it runs: activations rounded to 8 bits; then with float activations on the same weights */
-        checks += check(dir, "logits_dequant.f32", out, n, std, number(g, "tolerance", "vs_dequant_rounded_activations", "max"),
+        /* as it runs: activations rounded to 8 bits; then with float activations on the same
+         * weights */
+        checks += check(dir, "logits_dequant.f32", out, n, std,
+                        number(g, "tolerance", "vs_dequant_rounded_activations", "max"),
                         number(g, "tolerance", "vs_dequant_rounded_activations", "rms"));
         mp.f32 = true;
         float *exact = run(dir, g, &mp, NIB_KV_F32, 2, 0, &n, &embd);
@@ -187,8 +197,9 @@ static void reference_models(void **state) {
 static void same_bits(void **state) {
     (void)state;
     if (!test_shared()) test_skip("no reference data beside the checkout");
-    static const char *const models[] = {"llama", "gemma3", "olmo3", "qwen3", "stablelm-par", "phi2", "quant-q4_k_m",
-                                         "quant-q8_0", "quant-f16", "quant-iq2_s"};
+    static const char *const models[] = {"llama",        "gemma3",     "olmo3",        "qwen3",
+                                         "stablelm-par", "phi2",       "quant-q4_k_m", "quant-q8_0",
+                                         "quant-f16",    "quant-iq2_s"};
     for (size_t i = 0; i < NIB_ARRAY_LEN(models); i++) {
         json_t *g = golden_json(models[i]);
         nib_model_params mp = {0};
@@ -199,16 +210,19 @@ static void same_bits(void **state) {
         for (int j = 0; j < 5; j++) {
             float *got = run(models[i], g, &mp, NIB_KV_F16, threads[j], batches[j], &n, &embd);
             if (memcmp(got, ref, n * sizeof *got) != 0)
-                fail_msg("%s: %d threads, chunks of %d give other bits", models[i], threads[j], batches[j]);
+                fail_msg("%s: %d threads, chunks of %d give other bits", models[i], threads[j],
+                         batches[j]);
             free(got);
         }
         free(ref);
         json_decref(g);
     }
-    print_message("same bits: %zu models, 1-3 threads, chunks of 1, 7, 9 and all\n", NIB_ARRAY_LEN(models));
+    print_message("same bits: %zu models, 1-3 threads, chunks of 1, 7, 9 and all\n",
+                  NIB_ARRAY_LEN(models));
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(reference_models), cmocka_unit_test(same_bits)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(reference_models),
+                                       cmocka_unit_test(same_bits)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

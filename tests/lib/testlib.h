@@ -8,7 +8,8 @@
 #include <cmocka.h>
 #include "base/base.h"
 
-/* The folder of reference data (NIB_SHARED in the environment, or ../shared beside the checkout); NULL when absent. */
+/* The folder of reference data (NIB_SHARED in the environment, or ../shared beside the checkout);
+ * NULL when absent. */
 const char *test_shared(void);
 /* "<shared>/<fmt...>" in a static ring of buffers. */
 const char *test_shared_path(const char *fmt, ...) NIB_PRINTF(1, 2);
