@@ -349,7 +349,7 @@ static void autocorrect_works_on_both_sides(void **state) {
     test_ok(nib_dictionary_from_text(&dict, words, sizeof words - 1, &e), &e);
     room r = script("spell.gguf", lines);
     settings(&r)->dictionary = dict, changed(&r);
-    expect(&r, "becuase", " Teh house." + 1, "stop");
+    expect(&r, "becuase", "Teh house.", "stop");
     assert_string_equal(nib_dialog_messages(r.d)->v[0].content, "becuase");
     settings(&r)->autocorrect_input = true;
     settings(&r)->autocorrect_output = true, changed(&r);
