@@ -378,7 +378,7 @@ static void put_token(corrector *c, nib_str t) {
     nib_buf_put(c->out, core.p + core.n, back);
     if (core.n) c->starts = false;
     for (size_t i = 0; i < back; i++)
-        if (memchr(".!?:", core.p[core.n + i], 4)) c->starts = true;
+        if (nib_is_one_of(core.p[core.n + i], ".!?:")) c->starts = true;
 }
 
 static bool has_lower(const char *text, size_t len, const uint8_t *k) {

@@ -79,7 +79,8 @@ static follower follower_of(const nib_sentence_walk *w, size_t at, bool *open) {
     *open = false;
     for (; at < w->len && nib_is_space(w->p[at]); at++)
         if (w->p[at] == '\n') return NEW_LINE;
-    while (at < w->len && memchr("\"'([*_", w->p[at], 6)) at++; /* an opening quote tells nothing */
+    while (at < w->len && nib_is_one_of(w->p[at], "\"'([*_"))
+        at++; /* an opening quote tells nothing */
     if (at == w->len) {
         *open = true;
         return NOTHING;
@@ -90,7 +91,7 @@ static follower follower_of(const nib_sentence_walk *w, size_t at, bool *open) {
     if (cp == 'I') {
         *open = at + n == w->len;
         /* "I ", "I'm", and the typographic apostrophe's first byte */
-        return *open || memchr(" \t\n\r'\xe2", w->p[at + n], 6) ? LOWER : UPPER;
+        return *open || nib_is_one_of(w->p[at + n], " \t\n\r'\xe2") ? LOWER : UPPER;
     }
     utf8proc_category_t c = utf8proc_category(cp);
     if (c == UTF8PROC_CATEGORY_LU || c == UTF8PROC_CATEGORY_LT) return UPPER;
@@ -162,7 +163,7 @@ static stop_kind kind_of_stop(const nib_sentence_walk *w, size_t at) {
 
 static size_t start_line(nib_sentence_walk *w, size_t at) {
     w->line = w->words = at;
-    while (w->words < w->len && memchr(" \t>#*-", w->p[w->words], 6)) w->words++;
+    while (w->words < w->len && nib_is_one_of(w->p[w->words], " \t>#*-")) w->words++;
     size_t i = at;
     while (i < w->len && (w->p[i] == ' ' || w->p[i] == '\t')) i++;
     if (i + 3 > w->len || (w->p[i] != '`' && w->p[i] != '~')) return at;

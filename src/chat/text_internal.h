@@ -43,6 +43,9 @@ static inline bool nib_is_space(char c) {
     return c == ' ' || (c >= '\t' && c <= '\r');
 }
 
+static inline bool nib_is_one_of(char c, const char *set) {
+    return c && strchr(set, c);
+}
 /* The length of the run of one byte at text[at]. */
 static inline size_t nib_run_length(const char *text, size_t len, size_t at) {
     size_t i = at;

@@ -49,7 +49,7 @@ static bool is_rule(const char *t, size_t at, size_t end) {
     size_t n = 0;
     for (; at < end; at++) {
         if (t[at] == ' ' || t[at] == '\t') continue;
-        if (!memchr("-_*=", t[at], 4)) return false;
+        if (!nib_is_one_of(t[at], "-_*=")) return false;
         n++;
     }
     return n > 0;
@@ -145,7 +145,7 @@ static void map_addresses(const char *t, size_t len, uint8_t *k) {
         size_t j = i;
         while (j < len && k[j] == NIB_TEXT_PROSE && !nib_is_space(t[j]) && t[j] != '`') j++;
         size_t w = i;
-        while (w < j && memchr("([<{\"'*_", t[w], 8)) w++;
+        while (w < j && nib_is_one_of(t[w], "([<{\"'*_")) w++;
         if (j > w && is_address(t + w, j - w)) memset(k + w, NIB_TEXT_URL, j - w);
         i = j + 1;
     }

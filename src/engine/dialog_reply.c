@@ -65,7 +65,7 @@ static nib_status show_thought(reply *r) {
 
 /* White space at the end may turn out to be the end of the reply. */
 static size_t without_space(const reply *r, size_t end) {
-    if (r->q->raw) return end;
+    if (r->q->raw || !r->answer->data) return end;
     while (end > r->shown && strchr(" \t\r\n", r->answer->data[end - 1])) end--;
     return end;
 }

@@ -62,18 +62,21 @@ static nib_status encode_fragments(tok_call *c, const char *p, size_t n, unsigne
  * run that is parsed. */
 static bool find_special(const nib_tokenizer *t, const char *text, size_t n,
                          const nib_tok_run *runs, size_t n_runs, tok_hits *hits) {
-    size_t n_parsed = 0, i = 0, start = n;
-    for (size_t r = 0; r < n_runs; r++) n_parsed += runs[r].parse;
-    if (n_parsed == 0 || n_parsed == n_runs)
-        return nib_tok_special_find(t, text, n, n_parsed > 0, hits);
+    bool some = false, all = true;
+    for (size_t r = 0; r < n_runs; r++) {
+        some = some || runs[r].parse;
+        all = all && runs[r].parse;
+    }
+    if (!some || all) return nib_tok_special_find(t, text, n, some, hits);
+    size_t i = 0, start = n;
     tok_hits any = {0}, user = {0};
     bool ok = nib_tok_special_find(t, text, n, true, &any) &&
               nib_tok_special_find(t, text, n, false, &user);
     hits->data = ok && any.len ? nib_alloc(any.len * sizeof *any.data) : NULL;
     hits->cap = any.len;
     ok = ok && (!any.len || hits->data);
-    for (size_t k = 0; ok && k < any.len;
-         k++) { /* wherever a user-defined token starts, any has a hit */
+    for (size_t k = 0; ok && k < any.len; k++) {
+        /* Wherever a user-defined token starts, any has a hit. */
         tok_hit hit = any.data[k];
         while (start > hit.at) start -= runs[--n_runs].len;
         bool plain = t->type[hit.id] == NIB_TOKEN_USER,
