@@ -43,12 +43,20 @@ static void start(const char *term, const char *model_path, const char *a, const
     seen = (nib_buf){0};
     nib_buf_puts(&seen, "");
     at = 0;
+    /* libedit does not free the names of keys, nor fontconfig its tables */
+    char leaks[256], options[512];
+    nib_error e;
+    snprintf(leaks, sizeof leaks, "%s/leaks", test_tmp());
+    test_ok(nib_file_write(leaks, "leak:libedit\nleak:fontconfig\nleak:pango\n", 40, &e), &e);
+    snprintf(options, sizeof options, "print_suppressions=0:suppressions=%s", leaks);
     child = forkpty(&terminal, NULL, NULL, &size);
     assert_true(child >= 0);
     if (child == 0) {
         setenv("XDG_STATE_HOME", test_tmp(), 1);
         setenv("HOME", test_tmp(), 1);
         setenv("TERM", term, 1);
+        setenv("LSAN_OPTIONS", options, 1);
+        setenv("ASAN_OPTIONS", "fast_unwind_on_malloc=0", 1);
         if (strcmp(term, "no-color") == 0)
             setenv("TERM", "xterm", 1), setenv("NO_COLOR", "1", 1);
         else
