@@ -14,6 +14,7 @@ typedef struct page {
     cairo_t *cr;
     double y;
     int number;
+    int n_unknown; /* characters that no font here has */
 } page;
 
 typedef enum look { TITLE, DATE, HEADING, BODY, THOUGHT, CODE } look;
@@ -59,6 +60,7 @@ static void put_block(page *p, const char *text, size_t n, look k) {
     pango_layout_set_wrap(layout, PANGO_WRAP_WORD_CHAR);
     pango_layout_set_spacing(layout, 2 * PANGO_SCALE);
     pango_layout_set_text(layout, text, (int)n);
+    p->n_unknown += pango_layout_get_unknown_glyphs_count(layout);
     if (p->y > MARGIN) p->y += looks[k].before;
     PangoLayoutIter *iter = pango_layout_get_iter(layout);
     bool first = true;
@@ -128,7 +130,8 @@ nib_status nib_export_pdf(const nib_transcript *t, const char *path, nib_error *
     nib_outfile o;
     NIB_TRY(nib_outfile_open(&o, path, e));
     cairo_surface_t *surface = cairo_pdf_surface_create_for_stream(write_some, o.f, PAGE_W, PAGE_H);
-    page p = {cairo_create(surface), MARGIN, 1};
+    cairo_pdf_surface_set_metadata(surface, CAIRO_PDF_METADATA_TITLE, t->title);
+    page p = {cairo_create(surface), MARGIN, 1, 0};
     nib_status s;
     NIB_TRY_OUT(put_clean(&p, t->title, TITLE, e));
     NIB_TRY_OUT(put_clean(&p, t->date, DATE, e));
@@ -154,6 +157,10 @@ out:
         nib_outfile_abort(&o);
         return s;
     }
+    if (p.n_unknown)
+        nib_warn("no font here has %d of the characters: install fonts for that script, such as "
+                 "fonts-noto-cjk",
+                 p.n_unknown);
     return nib_outfile_commit(&o, e);
 }
 #else

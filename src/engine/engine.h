@@ -39,7 +39,7 @@ nib_model *nib_model_retain(nib_model *m);
 void nib_model_release(nib_model *m);
 
 typedef struct nib_model_info {
-    const char *path, *arch, *name; /* name: general.name or the file's */
+    const char *path, *arch, *name; /* name: general.name or the file's, printable */
     uint64_t n_params, file_bytes, weight_bytes;
     char quant[32]; /* the mix in brief: "Q4_K_M", "Q8_0", ... */
     int64_t n_ctx_train, n_embd, n_layer, n_head, n_head_kv, head_dim, n_ff, n_vocab;

@@ -4,6 +4,21 @@
 
 /* ---- what it is called ---- */
 
+/* A name from a file may hold anything: what is shown of it is one line of at most 200 bytes of
+ * UTF-8. */
+static char *clean_name(nib_arena *a, nib_str name) {
+    char out[200];
+    size_t n = 0;
+    for (size_t i = 0; i < name.n && n + 4 < sizeof out;) {
+        int32_t cp;
+        i += nib_utf8_decode(name.p + i, name.n - i, &cp);
+        if (cp >= 0 && (cp < 0x20 || (cp >= 0x7f && cp <= 0x9f)))
+            continue; /* would steer a terminal */
+        n += nib_utf8_encode(cp, out + n);
+    }
+    return nib_arena_strndup(a, out, n);
+}
+
 static nib_status set_name(nib_model *m, const char *path, nib_error *e) {
     nib_str name;
     nib_gguf *g = m->gguf;
@@ -13,7 +28,7 @@ static nib_status set_name(nib_model *m, const char *path, nib_error *e) {
         name = nib_str_c(slash ? slash + 1 : path);
     }
     m->info.path = nib_arena_strndup(&m->arena, path, strlen(path));
-    m->info.name = nib_arena_strndup(&m->arena, name.p, name.n);
+    m->info.name = clean_name(&m->arena, name);
     return m->info.path && m->info.name ? NIB_OK : nib_fail_nomem(e, name.n, "the model's name");
 }
 

@@ -169,6 +169,11 @@ static void test_show(void **state) {
     test_out_has("llama.block_count = 2");
     test_nib(NULL, "show %s --template", embedder());
     test_failed(1, "no chat template");
+    /* a name cannot steer the terminal */
+    const char *escape =
+        test_tiny_model("escape.gguf", &(test_tiny){.name = "a\033[31mb\n\302\233c\377"});
+    test_nib(NULL, "show %s", escape);
+    test_out_has("a[31mbc\357\277\275\n");
     /* a family nib does not know is shown, but does not run */
     const char *mystery = test_tiny_model("mystery.gguf", &(test_tiny){.arch = "mystery"});
     test_nib(NULL, "show %s --keys --tensors", mystery);

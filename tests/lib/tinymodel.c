@@ -168,7 +168,8 @@ const char *test_tiny_model(const char *name, const test_tiny *options) {
     writer x = {.arch = o.arch, .dtype = o.dtype, .rng = {o.seed, 0}};
     test_ok(nib_gguf_writer_new(&x.w, path, &x.e), &x.e);
     put_str(&x, "general.architecture", o.arch);
-    put_str(&x, "general.name", o.embedder ? "tiny embedder" : "tiny model");
+    if (!o.name) o.name = o.embedder ? "tiny embedder" : "tiny model";
+    put_str(&x, "general.name", o.name);
     put_size(&x, "context_length", o.n_ctx);
     put_size(&x, "embedding_length", o.n_embd);
     put_size(&x, "block_count", o.n_layer);

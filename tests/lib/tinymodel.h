@@ -7,6 +7,7 @@
 
 typedef struct test_tiny {
     const char *arch; /* NULL: "llama" (or "bert" for an embedder) */
+    const char *name; /* NULL: "tiny model" (or "tiny embedder") */
     bool embedder;    /* one layer of a bert, and a WordPiece vocabulary */
     nib_dtype dtype;  /* of the matrices; 0 is F32 */
     int n_layer;      /* 0: 2 */
