@@ -1,10 +1,9 @@
 /* The manual page and the completions of three shells, printed from the same rows as the help. */
-#include <ctype.h>
-#include "cli/cli.h"
+#include "cli/repl.h"
 
-/* An option's argument completes with words when it is written a|b|c in lower case. */
+/* An argument written a|b|c completes with these words; one in capitals stands for a value. */
 static bool is_choice(const char *arg) {
-    return arg && strchr(arg, '|');
+    return arg && strchr(arg, '|') && !strpbrk(arg, "ABCDEFGHIJKLMNOPQRSTUVWXYZ");
 }
 static bool is_file(const char *arg) {
     return arg && (strstr(arg, "FILE") || strstr(arg, "MODEL") || strstr(arg, "PATH"));
@@ -235,6 +234,15 @@ static void man(FILE *f) {
         fputs(".PP\nExample:\n.PP\n.nf\n.RS\n", f);
         put_roff(f, c->example);
         fputs("\n.RE\n.fi\n", f);
+    }
+    fputs(".SH IN A CHAT\nA line that begins with / is a command.\n", f);
+    for (size_t i = 0; i < nib_n_repl_commands; i++) {
+        const nib_repl_command *c = &nib_repl_commands[i];
+        fprintf(f, ".TP\n\\fB/%s\\fR \\fI", c->name);
+        put_roff(f, c->args);
+        fputs("\\fR\n", f);
+        put_roff(f, c->help);
+        fputc('\n', f);
     }
     fputs(
         ".SH EXIT STATUS\n0 when done, 1 when something failed, 2 for wrong usage, 130 when "

@@ -104,6 +104,7 @@ static void test_completion(void **state) {
     test_status(0);
     test_out_has(".TH NIB 1");
     test_out_has(".SS nib doctor");
+    test_out_has("\\fB/retention\\fR");
 }
 
 /* A reader that leaves ends nib quietly; an output that cannot be written is reported. */
@@ -557,6 +558,20 @@ static void test_watch(void **state) {
     assert_true(ran.out.len > 1); /* what there was of the reply */
 }
 
+static void test_bench(void **state) {
+    (void)state;
+    test_nib(NULL, "bench %s --pp 8 --tg 4 --depth 0,16 --batch 1,2 --reps 2 --no-probe --json",
+             tiny());
+    test_status(0);
+    test_out_has("\"test\": \"pp8\"");
+    test_out_has("\"test\": \"tg4 @16 x2\"");
+    test_out_has("\"reps\": 2");
+    test_nib(NULL, "bench %s --tg four", tiny());
+    test_failed(2, "--tg 'four'");
+    test_nib(NULL, "bench %s", embedder());
+    test_failed(1, "embedding model");
+}
+
 /* Whatever is given as a model: one line that says what is wrong, exit status 1. */
 static void test_bad_models(void **state) {
     (void)state;
@@ -625,7 +640,8 @@ int main(void) {
         cmocka_unit_test(test_embed),       cmocka_unit_test(test_run),
         cmocka_unit_test(test_story),       cmocka_unit_test(test_chat_pipe),
         cmocka_unit_test(test_interrupted), cmocka_unit_test(test_watch),
-        cmocka_unit_test(test_bad_models),  cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_bench),       cmocka_unit_test(test_bad_models),
+        cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
