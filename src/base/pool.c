@@ -6,6 +6,7 @@
  * somebody sleeps. */
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <unistd.h>
 #include <linux/futex.h>
 #include <sys/syscall.h>
@@ -115,6 +116,10 @@ nib_status nib_pool_create(nib_pool **out, int n_threads, nib_error *e) {
     nib_sysinfo si;
     nib_sysinfo_read(&si);
     p->spin = n_threads <= si.n_cpu ? spin_count() : 1; /* oversubscribed: sleep at once */
+    /* Signals are the program's business: workers inherit a mask that lets none in. */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
     int n_started = 1;
     for (; n_started < n_threads; n_started++) {
         worker_arg *w = nib_alloc(sizeof *w);
@@ -127,6 +132,7 @@ nib_status nib_pool_create(nib_pool **out, int n_threads, nib_error *e) {
         /* The caller's thread is not ours to pin; the scheduler keeps it off the pinned cores. */
         if (n_threads <= si.n_cpu) pin(p->threads[n_started], n_started);
     }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     p->n_threads = n_started;
     if (n_started < n_threads) {
         nib_pool_free(p);

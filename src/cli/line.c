@@ -52,10 +52,25 @@ bool nib_line_history_path(char *out, size_t n) {
     return true;
 }
 
+/* Waits for a line to read. Ctrl-C is let in only while waiting: between the prompt and a plain
+ * read it would be noticed after the next line. false: it came. */
+static bool wait_for_line(void) {
+    if (!isatty(STDIN_FILENO)) return true;
+    sigset_t interrupt, before;
+    sigemptyset(&interrupt);
+    sigaddset(&interrupt, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &interrupt, &before);
+    struct pollfd p = {STDIN_FILENO, POLLIN, 0};
+    bool came = nib_interrupted() || (ppoll(&p, 1, NULL, &before) < 0 && errno == EINTR);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return !came;
+}
+
 /* The plain way: the terminal's own line editing. */
 static nib_line_end read_plain(const char *prompt, nib_buf *out) {
     fputs(prompt, stdout);
     fflush(stdout);
+    if (!wait_for_line()) return NIB_LINE_INTERRUPTED;
     bool end;
     errno = 0;
     if (nib_read_line(stdin, out, &end, NULL) != NIB_OK) {

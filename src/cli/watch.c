@@ -5,6 +5,7 @@
  * early is the kinder end. */
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <time.h>
 #include "cli/cli.h"
 #include "cli/watch.h"
@@ -67,7 +68,11 @@ nib_status nib_watch_start(atomic_bool *cancel, uint64_t min_free, bool given, n
     pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
     pthread_cond_init(&watch.wake, &a);
     pthread_condattr_destroy(&a);
+    sigset_t all, before; /* Ctrl-C is for the thread that reads the terminal */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
     int failed = pthread_create(&watch.thread, NULL, look, NULL);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (failed) {
         pthread_cond_destroy(&watch.wake);
         return nib_fail(e, NIB_ERR_IO, "cannot start the memory watch: %s", strerror(failed));
