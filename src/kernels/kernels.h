@@ -1,14 +1,19 @@
-/* kernels - the arithmetic, as pure functions of a range: scalar truth first, then instruction sets that override it.
+/* kernels - the arithmetic, as pure functions of a range: scalar truth first, then instruction sets
+ * that override it.
  *
- * A kernel set is one table of function pointers. scalar fills every slot; each later row of isa.def that the machine
- * supports overrides the slots it has (NIB_CPU=scalar|avx2|avx512 in the environment stops earlier). Every override is
- * held to the scalar one BIT FOR BIT: that is what makes results independent of machine, thread count, batch shape and
- * prompt chunking. Hence the rules:
+ * A kernel set is one table of function pointers. scalar fills every slot; each later row of
+ * isa.def that the machine supports overrides the slots it has (NIB_CPU=scalar|avx2|avx512 in the
+ * environment stops earlier). Every override is held to the scalar one BIT FOR BIT: that is what
+ * makes results independent of machine, thread count, batch shape and prompt chunking. Hence the
+ * rules:
  *
- *  1. An output has one lane, and its sum over K runs in one fixed order, whatever the number of tokens or rows.
- *  2. No contraction by the compiler (-ffp-contract=off): where a fused multiply-add is meant, it is written (fmaf).
- *  3. A sum over n floats has 16 lanes: lane i adds elements i, i+16, ... in order (fmaf for products); the lanes are
- *     then added as a tree: i with i+8, i with i+4, i with i+2, i with i+1. Elements past n are skipped, not padded.
+ *  1. An output has one lane, and its sum over K runs in one fixed order, whatever the number of
+ * tokens or rows.
+ *  2. No contraction by the compiler (-ffp-contract=off): where a fused multiply-add is meant, it
+ * is written (fmaf).
+ *  3. A sum over n floats has 16 lanes: lane i adds elements i, i+16, ... in order (fmaf for
+ * products); the lanes are then added as a tree: i with i+8, i with i+4, i with i+2, i with i+1.
+ * Elements past n are skipped, not padded.
  *  4. exp, tanh and friends are one polynomial, written in vecmath.h, the same steps in every set.
  *
  * Legend: T tokens, N rows of a weight matrix (outputs), K columns (inputs), D head width. */
@@ -17,11 +22,11 @@
 #include "tensor/tensor.h"
 
 /* ---- weights in P16 ----
- * 16 rows form a panel; inside, four consecutive k of each of the 16 rows lie together: [K/4][16][4] bytes, one
- * 512-bit operand of a dot-product instruction a line, so outputs never need a horizontal sum. The layout of each
- * format stands at the head of its kernel file. A packed matrix takes exactly the bytes of the rows it came from
- * (rows padded with zeros to 16). Formats that have no packed form stay as they are in the file and are expanded panel
- * by panel at use. */
+ * 16 rows form a panel; inside, four consecutive k of each of the 16 rows lie together:
+ * [K/4][16][4] bytes, one 512-bit operand of a dot-product instruction a line, so outputs never
+ * need a horizontal sum. The layout of each format stands at the head of its kernel file. A packed
+ * matrix takes exactly the bytes of the rows it came from (rows padded with zeros to 16). Formats
+ * that have no packed form stay as they are in the file and are expanded panel by panel at use. */
 typedef struct nib_mat {
     nib_dtype dtype;
     bool packed;
@@ -33,26 +38,29 @@ typedef struct nib_mat {
 enum { NIB_PANEL = 16 };
 typedef enum nib_act_kind { NIB_ACT_F32, NIB_ACT_Q8 } nib_act_kind;
 
-/* What multiplies a weight matrix. Float formats (F32, F16, BF16) and those without a packed form take the floats; all
- * others take 8-bit integers with one scale per 32: x ~ d * q, d = max|x| / 127, q = nearest-even(x * (127 / max|x|)).
- * NaN counts as 0, infinity as the largest float, a block whose max|x| is below 2^-100 as zeros; |q| <= 127.
- * The arrays run by block of 32 columns, then by token. */
+/* What multiplies a weight matrix. Float formats (F32, F16, BF16) and those without a packed form
+ * take the floats; all others take 8-bit integers with one scale per 32: x ~ d * q, d = max|x| /
+ * 127, q = nearest-even(x * (127 / max|x|)). NaN counts as 0, infinity as the largest float, a
+ * block whose max|x| is below 2^-100 as zeros; |q| <= 127. The arrays run by block of 32 columns,
+ * then by token. */
 typedef struct nib_act {
     int64_t n_tok, k;
     const float *x; /* [T, K], rows ldx floats apart */
     int64_t ldx;
-    int8_t *q;      /* [K/32][T][32], 64-byte aligned */
-    float *d;       /* [K/32][T] */
-    float *ds;      /* [K/32][T]: d * the sum of the block's q, for formats with minima */
-    float *dh;      /* [K/32][T][2]: the same of each half block */
-    int32_t *bias;  /* [K/32][T]: -128 * the sum of the block's q, for weights stored with 128 added */
+    int8_t *q; /* [K/32][T][32], 64-byte aligned */
+    float *d;  /* [K/32][T] */
+    float *ds; /* [K/32][T]: d * the sum of the block's q, for formats with minima */
+    float *dh; /* [K/32][T][2]: the same of each half block */
+    int32_t
+        *bias; /* [K/32][T]: -128 * the sum of the block's q, for weights stored with 128 added */
     int32_t *biash; /* [K/32][T][2]: the same of each half block */
 } nib_act;
-size_t nib_act_bytes(int64_t n_tok, int64_t k);            /* for all arrays together, in 64-byte parts */
-void nib_act_bind(nib_act *a, void *mem, int64_t n_tok, int64_t k); /* sets n_tok, k and the arrays inside mem */
+size_t nib_act_bytes(int64_t n_tok, int64_t k); /* for all arrays together, in 64-byte parts */
+void nib_act_bind(nib_act *a, void *mem, int64_t n_tok,
+                  int64_t k); /* sets n_tok, k and the arrays inside mem */
 
 nib_act_kind nib_mat_act(nib_dtype t);
-bool nib_mat_can_pack(nib_dtype t, int64_t k);   /* K must be whole blocks */
+bool nib_mat_can_pack(nib_dtype t, int64_t k); /* K must be whole blocks */
 size_t nib_mat_panel_bytes(nib_dtype t, int64_t k);
 
 /* ---- the key/value cache ----
@@ -61,74 +69,93 @@ size_t nib_mat_panel_bytes(nib_dtype t, int64_t k);
  * and V by position: F32, F16: [NIB_PAGE][D]; Q8_0: [NIB_PAGE][D/32]{f16 scale, 32 int8} */
 typedef enum nib_kv_type { NIB_KV_F16, NIB_KV_F32, NIB_KV_Q8_0 } nib_kv_type;
 enum { NIB_PAGE = 64, NIB_ATTN_CHUNK = 256, NIB_ATTN_PAGES = NIB_ATTN_CHUNK / NIB_PAGE };
-size_t nib_kv_head_bytes(nib_kv_type t, int d); /* of K, and of V, of one head in one page; 0: D does not suit */
+size_t nib_kv_head_bytes(nib_kv_type t,
+                         int d); /* of K, and of V, of one head in one page; 0: D does not suit */
 
 /* One chunk of attention: n_q query vectors that share a kv head against the positions
- * [pos0, pos0 + NIB_ATTN_CHUNK), of which query i sees [lo[i], hi[i]). Scores are q.k (q comes scaled), soft-capped
- * when softcap > 0 (cap * tanh(s / cap)). Output, unnormalised: m = largest score (-INFINITY when none is seen),
- * s = sum of exp(score - m), o = sum of exp(score - m) * v. Chunks start at multiples of NIB_ATTN_CHUNK always, and are
- * merged in ascending order with attn_merge: so a token's result is the same in prefill and decode. Order of sums:
- * a score over D by fmaf, ascending; s as rule 3 over the position's lane (pos % 16); o over positions, ascending.
- * All types count as the floats they stand for (exact: a half float scale times 8 bits fits a float). A query that sees
- * NaN gets NaN, never "empty". Of K whole tiles are read, of V only what is seen. */
+ * [pos0, pos0 + NIB_ATTN_CHUNK), of which query i sees [lo[i], hi[i]). Scores are q.k (q comes
+ * scaled), soft-capped when softcap > 0 (cap * tanh(s / cap)). Output, unnormalised: m = largest
+ * score (-INFINITY when none is seen), s = sum of exp(score - m), o = sum of exp(score - m) * v.
+ * Chunks start at multiples of NIB_ATTN_CHUNK always, and are merged in ascending order with
+ * attn_merge: so a token's result is the same in prefill and decode. Order of sums: a score over D
+ * by fmaf, ascending; s as rule 3 over the position's lane (pos % 16); o over positions, ascending.
+ * All types count as the floats they stand for (exact: a half float scale times 8 bits fits a
+ * float). A query that sees NaN gets NaN, never "empty". Of K whole tiles are read, of V only what
+ * is seen. */
 typedef struct nib_attn {
     nib_kv_type type;
     int d, dv;
-    /* this head's part of each page; NULL outside the first to the last position that any query sees */
+    /* this head's part of each page; NULL outside the first to the last position that any query
+     * sees */
     const uint8_t *k[NIB_ATTN_PAGES], *v[NIB_ATTN_PAGES];
     int64_t pos0;
     int n_q;
     const float *const *q; /* [n_q] pointers to D floats */
     const int64_t *lo, *hi;
     float softcap;
-    float *m, *s, *o;      /* [n_q], [n_q], [n_q, Dv] */
-    float *scores;         /* scratch: [n_q, NIB_ATTN_CHUNK] */
+    float *m, *s, *o; /* [n_q], [n_q], [n_q, Dv] */
+    float *scores;    /* scratch: [n_q, NIB_ATTN_CHUNK] */
 } nib_attn;
 
-typedef enum nib_rope_kind { NIB_ROPE_NONE, NIB_ROPE_PAIR, NIB_ROPE_NEOX } nib_rope_kind; /* (2i,2i+1) or (i,i+n/2) */
+typedef enum nib_rope_kind {
+    NIB_ROPE_NONE,
+    NIB_ROPE_PAIR,
+    NIB_ROPE_NEOX
+} nib_rope_kind; /* (2i,2i+1) or (i,i+n/2) */
 
 typedef struct nib_kernels {
     const char *name; /* of the highest set in use: "scalar", "avx2", "avx512" ... */
 
     /* -- matrices (files <isa>_mm*.c) -- */
-    /* rows: n_rows <= 16 rows as in the file, row_bytes apart; panel: nib_mat_panel_bytes; missing rows become zero. */
-    void (*pack)(nib_dtype t, const void *rows, size_t row_bytes, int n_rows, int64_t k, uint8_t *panel);
+    /* rows: n_rows <= 16 rows as in the file, row_bytes apart; panel: nib_mat_panel_bytes; missing
+     * rows become zero. */
+    void (*pack)(nib_dtype t, const void *rows, size_t row_bytes, int n_rows, int64_t k,
+                 uint8_t *panel);
     /* One row of a matrix (packed or not) as floats: exactly what the format's to_f32 gives. */
     void (*unpack_row)(const nib_mat *w, int64_t row, float *dst);
-    /* Tokens [t0, t1) of x [T, K] into a (a->n_tok, a->k bound before). K a multiple of 32. NaN counts as 0. */
+    /* Tokens [t0, t1) of x [T, K] into a (a->n_tok, a->k bound before). K a multiple of 32. NaN
+     * counts as 0. */
     void (*quantise)(const float *x, int64_t ldx, int64_t t0, int64_t t1, nib_act *a);
-    /* y[t*ldy + row] = sum over k of w[row][k] * a[t][k] for all tokens and rows of panels [p0, p1); rows past w->n are not
-     * written. Per block of 32 (or half block where the format has a scale per 16) an exact integer sum, then one fmaf
-     * into the output, ascending; the scale product order is stated with each format. scratch: matmul_scratch bytes. */
-    void (*matmul)(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y, int64_t ldy, void *scratch);
+    /* y[t*ldy + row] = sum over k of w[row][k] * a[t][k] for all tokens and rows of panels [p0,
+     * p1); rows past w->n are not written. Per block of 32 (or half block where the format has a
+     * scale per 16) an exact integer sum, then one fmaf into the output, ascending; the scale
+     * product order is stated with each format. scratch: matmul_scratch bytes. */
+    void (*matmul)(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
+                   int64_t ldy, void *scratch);
 
     /* -- vectors (files <isa>_vec*.c) -- */
     /* y may be x. w, b may be NULL. Means and sums as rule 3. */
     void (*rms_norm)(const float *x, const float *w, float eps, int64_t n, float *y);
-    void (*layer_norm)(const float *x, const float *w, const float *b, float eps, int64_t n, float *y);
+    void (*layer_norm)(const float *x, const float *w, const float *b, float eps, int64_t n,
+                       float *y);
     void (*add)(float *y, const float *x, int64_t n);                 /* y += x */
     void (*add_scaled)(float *y, const float *x, float s, int64_t n); /* y = fmaf(s, x, y) */
     void (*scale)(float *y, float s, int64_t n);
     void (*mul)(float *y, const float *x, int64_t n);
-    void (*silu)(float *x, int64_t n);                                /* in place */
+    void (*silu)(float *x, int64_t n); /* in place */
     void (*gelu_tanh)(float *x, int64_t n);
     void (*gelu_erf)(float *x, int64_t n);
-    void (*softcap)(float *x, float cap, int64_t n);                  /* cap * tanh(x / cap) */
-    float (*dot)(const float *a, const float *b, int64_t n);          /* rule 3 */
+    void (*softcap)(float *x, float cap, int64_t n);         /* cap * tanh(x / cap) */
+    float (*dot)(const float *a, const float *b, int64_t n); /* rule 3 */
     /* Rotates the first n_rot of x [D] in place; cs: n_rot/2 pairs (cos, sin). */
     void (*rope)(float *x, const float *cs, int n_rot, nib_rope_kind kind);
     /* Puts K [D] and V [Dv] of one position (0 <= at < NIB_PAGE) of one head into its page. */
-    void (*kv_store)(nib_kv_type t, const float *k, int d, const float *v, int dv, int at, uint8_t *k_page, uint8_t *v_page);
+    void (*kv_store)(nib_kv_type t, const float *k, int d, const float *v, int dv, int at,
+                     uint8_t *k_page, uint8_t *v_page);
     void (*attn)(const nib_attn *a);
     /* (m,s,o) of a <- the union of a and b. -INFINITY means empty on either side. */
-    void (*attn_merge)(float *ma, float *sa, float *oa, float mb, float sb, const float *ob, int dv);
+    void (*attn_merge)(float *ma, float *sa, float *oa, float mb, float sb, const float *ob,
+                       int dv);
     void (*attn_finish)(float *o, float s, int dv); /* o /= s (zeros when s is 0) */
-    int64_t (*argmax)(const float *x, int64_t n);   /* lowest index of the largest; NaN never wins; 0 when all are NaN */
+    int64_t (*argmax)(
+        const float *x,
+        int64_t n); /* lowest index of the largest; NaN never wins; 0 when all are NaN */
 } nib_kernels;
 
 /* The set for this machine; made once, thread-safe. */
 const nib_kernels *nib_kernels_get(void);
-/* The set up to a named row ("scalar", "x86_avx2", ...): for tests and benches. NULL when unknown or unsupported. */
+/* The set up to a named row ("scalar", "x86_avx2", ...): for tests and benches. NULL when unknown
+ * or unsupported. */
 const nib_kernels *nib_kernels_upto(const char *isa);
 /* Bytes of scratch one thread needs for matmul with up to n_tok tokens. */
 size_t nib_matmul_scratch(int64_t n_tok, int64_t k);

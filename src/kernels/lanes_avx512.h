@@ -102,8 +102,7 @@ LANE v16 v_set1_f16(const void *p) {
     return _mm512_cvtph_ps(_mm256_set1_epi16((short)nib_load_u16(p)));
 }
 LANE v16 v_load_bf16(const void *p) {
-    return _mm512_castsi512_ps(
-        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p)), 16));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p)), 16));
 }
 LANE void v_store_f16(uint16_t *p, v16 a) {
     _mm256_storeu_si256((void *)p,
