@@ -48,7 +48,10 @@ static nib_status unknown_option(nib_cli *c, const char *given, const nib_option
     const char *names[MAX_OPTIONS + 1];
     char spelled[MAX_OPTIONS][MAX_NAME];
     size_t n_names = 0;
-    for (size_t i = 0; i < n; i++) names[n_names++] = strcpy(spelled[i], nib_option_name(rows[i]));
+    for (size_t i = 0; i < n; i++) {
+        snprintf(spelled[i], sizeof spelled[i], "%s", nib_option_name(rows[i]));
+        names[n_names++] = spelled[i];
+    }
     names[n_names++] = "help";
     const char *near = NULL;
     char word[64];
@@ -77,7 +80,7 @@ nib_status nib_options_parse(nib_cli *c, int argc, char **argv, bool *help, nib_
     nib_options_start(&w, c->command->options);
     for (const nib_option *o; (o = nib_options_next(&w)) && n < MAX_OPTIONS; n++) {
         rows[n] = o;
-        strcpy(spelled[n], nib_option_name(o));
+        snprintf(spelled[n], sizeof spelled[n], "%s", nib_option_name(o));
         longs[n] = (struct option){spelled[n], o->arg ? required_argument : no_argument, NULL,
                                    (int)n + 256};
         if (o->letter) {
