@@ -2,8 +2,18 @@
 #include "kernels/internal.h"
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #elif defined(__aarch64__)
 #include <sys/auxv.h>
+#endif
+
+#if defined(__x86_64__)
+/* Tiles are 8 KiB of state: Linux lets a process use them only when it asks (since 5.16). */
+static bool may_use_tiles(void) {
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+}
 #endif
 
 void nib_cpu_detect(char *out, size_t n) {
@@ -25,9 +35,9 @@ void nib_cpu_detect(char *out, size_t n) {
     NIB_FOUND("avx512dq", "avx512dq");
     NIB_FOUND("avx512vl", "avx512vl");
     NIB_FOUND("avx512vnni", "avx512vnni");
-    if (__get_cpuid_count(7, 0, &a, &bx, &c, &d)) {
+    if (__get_cpuid_count(7, 0, &a, &bx, &c, &d) && (d & (1u << 24)) && may_use_tiles()) {
+        nib_buf_puts(&b, "amx_tile ");
         if (d & (1u << 22)) nib_buf_puts(&b, "amx_bf16 ");
-        if (d & (1u << 24)) nib_buf_puts(&b, "amx_tile ");
         if (d & (1u << 25)) nib_buf_puts(&b, "amx_int8 ");
     }
 #undef NIB_FOUND

@@ -11,8 +11,8 @@
 #include "kernels/mm_body.h"
 #include "kernels/x86_avx512_mm.h"
 
-static void matmul(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
-                   int64_t ldy, void *scratch) {
+void nib_avx512_matmul(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
+                       int64_t ldy, void *scratch) {
     if (!nib_mm_format(w->dtype))
         matmul_f32(w, a, p0, p1, y, ldy, scratch);
     else if (a->n_tok <= AVX512_FEW)
@@ -23,5 +23,5 @@ static void matmul(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, f
 
 void nib_x86_avx512_mm(nib_kernels *k) {
     k->quantise = quantise;
-    k->matmul = matmul;
+    k->matmul = nib_avx512_matmul;
 }

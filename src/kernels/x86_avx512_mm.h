@@ -9,6 +9,9 @@
 #include <immintrin.h>
 #include "kernels/mm.h"
 
+/* The matmul slot of the AVX-512 set. */
+void nib_avx512_matmul(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
+                       int64_t ldy, void *scratch);
 /* Up to so many tokens the panels are read where they are. */
 enum { AVX512_FEW = 4 };
 void (*nib_avx512_turn(nib_dtype t, int64_t n_tok))(const mm_turn *o);

@@ -60,10 +60,10 @@ static void random_block(const nib_dtype_info *info, fill how, uint8_t *block) {
 
 /* Blocks drawn from a pool: tame ones are rare among random bytes. */
 static void fill_blocks(const nib_dtype_info *info, fill how, uint8_t *p, size_t bytes) {
-    static uint8_t pool[64][256];
-    for (int i = 0; i < 64; i++) random_block(info, how, pool[i]);
+    static uint8_t pool[24][256];
+    for (int i = 0; i < 24; i++) random_block(info, how, pool[i]);
     for (uint8_t *end = p + bytes; p < end; p += info->block_bytes)
-        memcpy(p, pool[random_below(64)], info->block_bytes);
+        memcpy(p, pool[random_below(24)], info->block_bytes);
 }
 
 typedef struct matrix {
@@ -347,7 +347,7 @@ static void scalar_is_near_double(void **state) {
 /* All sets, all formats: rows mod 16, K short and long, T from 1 to 33 and some more. */
 static void every_set_equals_scalar(void **state) {
     (void)state;
-    for (size_t s = 0; s < NIB_ARRAY_LEN(isas); s++) {
+    for (size_t s = 1; s < NIB_ARRAY_LEN(isas); s++) {
         const nib_kernels *set = nib_kernels_upto(isas[s]);
         if (!set) continue;
         long n_products = 0;
@@ -358,6 +358,8 @@ static void every_set_equals_scalar(void **state) {
                 static const int64_t ns[] = {1, 16, 31, 48, 65, 80, 133};
                 static const int64_t more[] = {64, 75, 130};
                 int64_t tokens = n_tok <= 33 ? n_tok : more[n_tok - 34];
+                /* formats without a packed form are all one, expanded to floats */
+                if (!nib_mat_can_pack(all[i], ks[0]) && n_tok % 6 != 1) continue;
                 int64_t n = ns[(size_t)(n_tok + (int64_t)i) % NIB_ARRAY_LEN(ns)];
                 int64_t k = ks[(n_tok + (int64_t)i / 3) % n_ks];
                 matrix m = make_matrix(all[i], n, k, (fill)(n_tok % 4));
