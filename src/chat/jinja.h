@@ -353,6 +353,8 @@ struct jrun {
 nib_status jinja_fail(jrun *j, const char *fmt, ...) NIB_PRINTF(2, 3);
 /* The same with NIB_ERR_LIMIT. */
 nib_status jinja_limit(jrun *j, const char *fmt, ...) NIB_PRINTF(2, 3);
+#define jinja_fail(...)  nib_failed(jinja_fail(__VA_ARGS__))
+#define jinja_limit(...) nib_failed(jinja_limit(__VA_ARGS__))
 /* Charges n steps; one is about 50 ns. Searching or copying n bytes costs JINJA_BYTES(n), going
  * through them character by character JINJA_CHARS(n). */
 nib_status jinja_charge(jrun *j, uint64_t n);
@@ -412,6 +414,7 @@ nib_status jinja_dict_get(jrun *j, const jdict *d, jvalue key, const jvalue **ou
 nib_status jinja_dict_get_str(jrun *j, const jdict *d, nib_str key, const jvalue **out);
 nib_status jinja_undefined(jrun *j, int kind, const char *owner, jvalue name, jvalue *out);
 nib_status jinja_fail_undefined(jrun *j, jvalue v);
+#define jinja_fail_undefined(...) nib_failed(jinja_fail_undefined(__VA_ARGS__))
 
 bool jinja_truth(jvalue v);
 bool jinja_is_number(jvalue v); /* bool, int, float */

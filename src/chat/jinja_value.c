@@ -298,7 +298,7 @@ nib_status jinja_undefined(jrun *j, int kind, const char *owner, jvalue name, jv
     return NIB_OK;
 }
 
-nib_status jinja_fail_undefined(jrun *j, jvalue v) {
+nib_status(jinja_fail_undefined)(jrun *j, jvalue v) {
     const jundef *u = v.u;
     jout text;
     jvalue s;
