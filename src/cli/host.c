@@ -1,7 +1,6 @@
 /* Opening a model for a command: options, progress, the memory plan, the watch, Ctrl-C. */
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -79,7 +78,6 @@ void nib_host_default_kv(nib_kv_type t) {
 atomic_bool nib_cancel;
 static atomic_int presses, ending;
 static int wake[2] = {-1, -1};
-static pthread_t main_thread;
 
 int nib_wake_fd(void) {
     return wake[0];
@@ -96,23 +94,22 @@ void nib_wake_drain(void) {
     }
 }
 
-/* The kernel gives a signal to any thread; the main one must be the one whose read is broken off.
- */
+void (*nib_forced_exit)(void);
+
+/* Runs in the main thread: all others block signals. */
 static void on_signal(int sig) {
-    if (!pthread_equal(pthread_self(), main_thread)) {
-        pthread_kill(main_thread, sig);
-        return;
+    if (atomic_fetch_add(&presses, 1) >= 2) {
+        if (nib_forced_exit) nib_forced_exit();
+        _exit(128 + sig);
     }
-    if (atomic_fetch_add(&presses, 1) >= 2) _exit(128 + sig);
     if (sig != SIGINT) atomic_store(&ending, sig);
     atomic_store(&nib_cancel, true);
     nib_wake();
 }
 
 void nib_interrupt_catch(void) {
-    main_thread = pthread_self();
     if (wake[0] < 0 && pipe2(wake, O_CLOEXEC | O_NONBLOCK)) wake[0] = wake[1] = -1;
-    static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+    static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
     for (size_t i = 0; i < NIB_ARRAY_LEN(signals); i++) {
         struct sigaction old,
             a = {.sa_handler = on_signal}; /* no SA_RESTART: a read at the prompt must return */

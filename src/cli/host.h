@@ -24,9 +24,11 @@ void nib_host_close(nib_host *h);
 
 /* Ctrl-C and the memory watch both stop the engine through one flag, nib_cancel. */
 extern atomic_bool nib_cancel;
-/* From now on Ctrl-C, SIGTERM and SIGHUP set nib_cancel instead of ending the process; the third in
- * a row, when nothing has reacted, ends it. */
+/* From now on Ctrl-C, SIGTERM, SIGHUP and SIGQUIT set nib_cancel instead of ending the process; the
+ * third in a row, when nothing has reacted, ends it. */
 void nib_interrupt_catch(void);
+/* Called from the signal handler before it ends the process; may be NULL. */
+extern void (*nib_forced_exit)(void);
 /* A pipe that is readable after a signal, for whoever waits in poll; nib_wake makes it so, from a
  * handler too. */
 int nib_wake_fd(void);
@@ -34,7 +36,7 @@ void nib_wake(void);
 void nib_wake_drain(void);
 /* Whether Ctrl-C came since the last clear. */
 bool nib_interrupted(void);
-/* The signal that asks nib to end (SIGTERM, SIGHUP), or 0. It is never cleared. */
+/* The signal that asks nib to end (SIGTERM, SIGHUP, SIGQUIT), or 0. It is never cleared. */
 int nib_ending(void);
 /* Ready for the next run: clears nib_cancel and the interrupt, unless the watch has fired. */
 void nib_interrupt_clear(void);

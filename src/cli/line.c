@@ -10,7 +10,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 #include "cli/host.h"
 #include "cli/line.h"
@@ -22,6 +22,8 @@
 enum { HISTORY_LINES = 1000, MAX_LINE = 16 << 20 };
 
 struct nib_line {
+    struct termios before; /* the terminal's mode as it was, when has_mode */
+    bool has_mode;
     char *history_path;
     nib_complete_fn complete;
     void *complete_arg;
@@ -30,7 +32,6 @@ struct nib_line {
     EditLine *el;
     History *history;
     char prompt[64];
-    bool failed;
 #endif
 };
 
@@ -52,25 +53,43 @@ bool nib_line_history_path(char *out, size_t n) {
     return true;
 }
 
-/* Waits for a line to read. Ctrl-C is let in only while waiting: between the prompt and a plain
- * read it would be noticed after the next line. false: it came. */
-static bool wait_for_line(void) {
-    if (!isatty(STDIN_FILENO)) return true;
-    sigset_t interrupt, before;
-    sigemptyset(&interrupt);
-    sigaddset(&interrupt, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &interrupt, &before);
-    struct pollfd p = {STDIN_FILENO, POLLIN, 0};
-    bool came = nib_interrupted() || (ppoll(&p, 1, NULL, &before) < 0 && errno == EINTR);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return !came;
+/* The terminal as it was found, without some of its local modes. */
+static void set_mode(const nib_line *l, tcflag_t without) {
+    struct termios t = l->before;
+    if (!l->has_mode) return;
+    t.c_lflag &= ~without;
+    if (without & ICANON) t.c_cc[VMIN] = 1, t.c_cc[VTIME] = 0;
+    tcsetattr(STDIN_FILENO, TCSADRAIN, &t);
+}
+
+/* For an end that does not come by nib_line_close. */
+static const nib_line *open_line;
+static void restore_mode(void) {
+    if (open_line) set_mode(open_line, 0);
+}
+
+void nib_line_quiet(nib_line *l, bool on) {
+    if (!l->editing) set_mode(l, on ? (tcflag_t)ECHO : 0);
+}
+
+/* Waits until there is something to read. false: a signal came; it wakes this through a pipe, so
+ * none is lost between a look at its flag and the wait. */
+static bool wait_for_input(void) {
+    struct pollfd p[2] = {{STDIN_FILENO, POLLIN, 0}, {nib_wake_fd(), POLLIN, 0}};
+    if (nib_interrupted()) return false;
+    if (poll(p, 2, -1) < 0 || p[1].revents) {
+        nib_wake_drain();
+        return false;
+    }
+    return true;
 }
 
 /* The plain way: the terminal's own line editing. */
 static nib_line_end read_plain(const char *prompt, nib_buf *out) {
     fputs(prompt, stdout);
     fflush(stdout);
-    if (!wait_for_line()) return NIB_LINE_INTERRUPTED;
+    while (!wait_for_input())
+        if (nib_interrupted()) return NIB_LINE_INTERRUPTED;
     bool end;
     errno = 0;
     if (nib_read_line(stdin, out, &end, NULL) != NIB_OK) {
@@ -145,12 +164,19 @@ static void catch_signal(int sig, void (*fn)(int)) {
     sigaction(sig, &a, NULL);
 }
 
+static nib_line *line_of(EditLine *el) {
+    nib_line *l;
+    el_get(el, EL_CLIENTDATA, &l);
+    return l;
+}
+
 /* Ctrl-Z: the terminal gets its own mode back while nib is stopped. */
 static void stop_here(EditLine *el) {
     stopped = 0;
     fputs("\033[?2004l", stdout);
     fflush(stdout);
     el_set(el, EL_PREP_TERM, 0);
+    set_mode(line_of(el), 0);
     signal(SIGTSTP, SIG_DFL);
     raise(SIGTSTP);
     catch_signal(SIGTSTP, on_stop);
@@ -160,12 +186,9 @@ static void stop_here(EditLine *el) {
     el_set(el, EL_REFRESH);
 }
 
-/* A signal may run its handler in any thread: it wakes this one through a pipe. */
 static int read_byte(EditLine *el, char *c) {
     for (;;) {
-        struct pollfd p[2] = {{STDIN_FILENO, POLLIN, 0}, {nib_wake_fd(), POLLIN, 0}};
-        if (poll(p, 2, -1) < 0 && errno != EINTR) return -1;
-        if (p[1].revents) nib_wake_drain();
+        bool ready = wait_for_input();
         if (nib_interrupted()) return -1;
         if (resized) {
             resized = 0;
@@ -173,7 +196,7 @@ static int read_byte(EditLine *el, char *c) {
             el_set(el, EL_REFRESH);
         }
         if (stopped) stop_here(el);
-        if (!p[0].revents) continue;
+        if (!ready) continue;
         ssize_t n = read(STDIN_FILENO, c, 1);
         if (n >= 0) return (int)n;
         if (errno != EINTR && errno != EAGAIN) return -1;
@@ -194,9 +217,7 @@ static int read_char(EditLine *el, wchar_t *out) {
 }
 
 static char *prompt_of(EditLine *el) {
-    nib_line *l;
-    el_get(el, EL_CLIENTDATA, &l);
-    return l->prompt;
+    return line_of(el)->prompt;
 }
 
 /* Text that stands in the line as it is, newlines shown as symbols and other control characters
@@ -263,6 +284,7 @@ static unsigned char on_editor(EditLine *el, int ch) {
         fputs("\033[?2004l", stdout);
         fflush(stdout);
         el_set(el, EL_PREP_TERM, 0);
+        set_mode(line_of(el), 0);
         nib_buf command = {0};
         nib_buf_printf(&command, "%s '%s'", editor, path);
         int status = command.failed ? -1 : system(command.data);
@@ -304,8 +326,7 @@ static void list_candidates(const char *list) {
 
 static unsigned char on_tab(EditLine *el, int ch) {
     (void)ch;
-    nib_line *l;
-    el_get(el, EL_CLIENTDATA, &l);
+    nib_line *l = line_of(el);
     const LineInfo *line = el_line(el);
     size_t cursor = (size_t)(line->cursor - line->buffer), start = cursor;
     nib_buf list = {.max = 1 << 20};
@@ -399,8 +420,11 @@ static nib_line_end read_edited(nib_line *l, const char *prompt, nib_buf *out) {
     catch_signal(SIGTSTP, on_stop);
     fputs("\033[?2004h", stdout); /* pastes come marked */
     fflush(stdout);
+    el_set(l->el, EL_PREP_TERM, 1); /* before the prompt is seen, and answered */
     int n = 0;
     const char *line = el_gets(l->el, &n);
+    /* Keys typed while a reply streams wait, unechoed and as they are, for the next prompt. */
+    set_mode(l, (tcflag_t)ECHO | ICANON);
     fputs("\033[?2004l", stdout);
     fflush(stdout);
     signal(SIGWINCH, SIG_DFL);
@@ -423,6 +447,9 @@ nib_status nib_line_open(nib_line **out, const char *history, nib_complete_fn co
     l->complete = complete;
     l->complete_arg = arg;
     if (history) l->history_path = nib_strdup(history);
+    l->has_mode = tcgetattr(STDIN_FILENO, &l->before) == 0;
+    open_line = l;
+    nib_forced_exit = restore_mode;
 #ifdef NIB_HAVE_EDIT
     if (!open_editor(l)) {
         nib_line_close(l);
@@ -439,6 +466,8 @@ void nib_line_close(nib_line *l) {
     if (l->el) el_end(l->el);
     if (l->history) history_end(l->history);
 #endif
+    set_mode(l, 0);
+    open_line = NULL;
     nib_free(l->history_path);
     nib_free(l);
 }

@@ -25,6 +25,8 @@ nib_status nib_line_open(nib_line **out, const char *history, nib_complete_fn co
 void nib_line_close(nib_line *l);
 /* One line, without its end; a pasted or recalled text may hold newlines. */
 nib_line_end nib_line_read(nib_line *l, const char *prompt, nib_buf *out);
+/* Whether typed keys are not echoed, while a reply is shown; they wait for the next line. */
+void nib_line_quiet(nib_line *l, bool on);
 /* Adds a text to the history, here and in the file. */
 void nib_line_remember(nib_line *l, const char *text);
 /* $XDG_STATE_HOME/nib/history, its folders made; false when there is no home. */

@@ -5,7 +5,6 @@
  * exit status. */
 #include <errno.h>
 #include <stdlib.h>
-#include <termios.h>
 #include <unistd.h>
 #include "cli/repl.h"
 #include "cli/watch.h"
@@ -134,18 +133,6 @@ static void greet(const nib_repl *r) {
     fputs(st->reset, stdout);
 }
 
-/* While a reply streams, what is typed (Ctrl-C too) is not echoed into it; the next prompt gets it.
- */
-static void echo(const nib_repl *r, bool on) {
-    struct termios t;
-    if (!r->interactive || tcgetattr(STDIN_FILENO, &t)) return;
-    if (on)
-        t.c_lflag |= (tcflag_t)ECHO;
-    else
-        t.c_lflag &= ~(tcflag_t)ECHO;
-    tcsetattr(STDIN_FILENO, TCSANOW, &t);
-}
-
 /* ---- the loop ---- */
 
 static nib_status loop(nib_repl *r, nib_line *editor, nib_error *e) {
@@ -171,12 +158,12 @@ static nib_status loop(nib_repl *r, nib_line *editor, nib_error *e) {
         if (strspn(message.data, " \t\n") == message.len) continue;
         if (editor) nib_line_remember(editor, message.data);
         const char *text = message.data;
-        echo(r, false);
+        if (editor) nib_line_quiet(editor, true);
         if (nib_repl_is_command(text))
             s = nib_repl_command_run(r, text, e);
         else
             s = nib_repl_say(r, strncmp(text, "//", 2) == 0 ? text + 1 : text, e);
-        echo(r, true);
+        if (editor) nib_line_quiet(editor, false);
         if (s == NIB_OK) continue;
         if (!r->interactive || nib_watch_fired(NULL) || nib_ending()) break;
         r->cli->exit_code = 0; /* an interrupted reply does not end the chat */

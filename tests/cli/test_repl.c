@@ -239,6 +239,7 @@ static void test_keys(void **state) {
     expect("Saved");
     keys("/load ta\t\r");
     expect("0 messages from tab.json");
+    prompt();
     keys("half a line\003"); /* dropped */
     expect("^C");
     prompt();
