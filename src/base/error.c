@@ -41,8 +41,13 @@ nib_status(nib_fail_in)(nib_error *e, nib_status code, const char *fmt, ...) {
     va_start(ap, fmt);
     int n = vsnprintf(e->message, sizeof e->message, fmt, ap);
     va_end(ap);
-    if (n >= 0 && (size_t)n < sizeof e->message)
-        snprintf(e->message + n, sizeof e->message - (size_t)n, ": %s", inner);
+    if (n >= 0 && (size_t)n + 2 < sizeof e->message) { /* what is too long is cut at the end */
+        size_t at = (size_t)n + 2, len = strlen(inner), room = sizeof e->message - 1 - at;
+        memcpy(e->message + n, ": ", 2);
+        if (len > room) len = room;
+        memcpy(e->message + at, inner, len);
+        e->message[at + len] = 0;
+    }
     clean_line(e->message);
     return e->code;
 }
