@@ -192,8 +192,7 @@ static int read_byte(EditLine *el, char *c) {
         if (nib_interrupted()) return -1;
         if (resized) {
             resized = 0;
-            el_resize(el);
-            el_set(el, EL_REFRESH);
+            el_resize(el); /* the next key draws the line anew */
         }
         if (stopped) stop_here(el);
         if (!ready) continue;
