@@ -2,9 +2,9 @@
 # spills.sh BUILD_DIR: fails when a hot kernel keeps vectors on the stack inside a loop.
 #
 # A matmul or attention kernel that runs out of registers still computes the right thing, only slowly, and nothing else
-# would tell. So its machine code is read: inside a loop (between a backward jump's target and the jump), an instruction
-# that touches a zmm or ymm register and memory at rsp or rbp is a spill. Which functions are hot: HOT, below; a kernel
-# file may allow itself some with a line "spills: FUNCTION N" in a comment that says why.
+# would tell. So its machine code is read: inside an innermost loop (a backward jump to its target, with no other such
+# loop inside) an instruction that touches a zmm or ymm register and a fixed place at rsp or rbp is a spill. Which
+# functions are hot: HOT, below; a kernel file may allow one some with "spills: FUNCTION N" in a comment that says why.
 set -u
 cd "$(dirname "$0")/.."
 HOT=${NIB_SPILLS_HOT:-'(matmul|mm_|attn|dot)'}
@@ -25,14 +25,17 @@ for o in $objects; do
         if (fn == "" || fn !~ hot) return
         n_functions++
         n = 0
-        for (i = 1; i <= n_spill; i++) {
+        for (k = 1; k <= n_jump; k++) {
             inside = 0
-            for (k = 1; k <= n_jump && !inside; k++)
-                if (to[k] <= spill_at[i] && spill_at[i] <= from[k]) inside = 1
-            n += inside
+            for (i = 1; i <= n_jump; i++)
+                if (i != k && to[k] <= to[i] && from[i] <= from[k] && !(to[i] == to[k] && from[i] == from[k])) inside = 1
+            if (inside) continue
+            n_loops++
+            for (i = 1; i <= n_spill; i++)
+                if (to[k] <= spill_at[i] && spill_at[i] <= from[k]) n++
         }
         if (n > limit[fn]) {
-            printf "%s: %s: expected at most %d stack accesses of vectors in loops, found %d\n", file, fn, limit[fn], n
+            printf "%s: %s: expected at most %d stack accesses of vectors in innermost loops, found %d\n", file, fn, limit[fn], n
             failed = 1
         }
         total += n
@@ -54,11 +57,12 @@ for o in $objects; do
         sub(/:/, "", at)
         at = hex(at)
         if ($2 ~ /^j/ && $3 ~ /^[0-9a-f]+$/ && hex($3) <= at) { n_jump++; to[n_jump] = hex($3); from[n_jump] = at }
-        if (/[yz]mm[0-9]/ && /\[r[sb]p/) { n_spill++; spill_at[n_spill] = at }
+        if (/[yz]mm[0-9]/ && /\[r[sb]p([-+]0x[0-9a-f]+)?\]/) { n_spill++; spill_at[n_spill] = at }
     }
     END {
         close_function()
-        printf "spills: %s: %d hot functions, %d stack accesses of vectors in loops\n", file, n_functions, total
+        printf "spills: %s: %d hot functions, %d innermost loops, %d stack accesses of vectors in them\n", file, \
+            n_functions, n_loops, total
         exit failed
     }' || bad=1
 done
