@@ -550,6 +550,35 @@ static void golden_models_open(void **state) {
     assert_true(n_models > 50);
 }
 
+/* Files without tensors: keys and a vocabulary. */
+static void vocabularies_open(void **state) {
+    (void)state;
+    if (!test_shared()) return test_skip("no shared data");
+    struct dirent **list;
+    int n = scandir(test_shared_path("conformance/tokenizers"), &list, NULL, alphasort);
+    int n_files = 0;
+    assert_true(n > 0);
+    for (int i = 0; i < n; i++) {
+        nib_error e;
+        nib_gguf *g;
+        const char *name = list[i]->d_name;
+        const char *path = test_shared_path("conformance/tokenizers/%s/vocab.gguf", name);
+        if (name[0] != '.' && access(path, R_OK) == 0) {
+            const nib_gguf_kv *tokens;
+            test_ok(nib_gguf_open(&g, path, &e), &e);
+            assert_int_equal(nib_gguf_n_tensors(g), 0);
+            test_ok(nib_gguf_arr(g, "tokenizer.ggml.tokens", true, &tokens, &e), &e);
+            assert_true(tokens->arr_n > 10000);
+            nib_gguf_close(g);
+            n_files++;
+        }
+        free(list[i]);
+    }
+    free(list);
+    print_message("gguf: %d vocabularies opened\n", n_files);
+    assert_true(n_files > 5);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_written_reads_back),
@@ -564,6 +593,7 @@ int main(void) {
         cmocka_unit_test(opening_survives_failed_allocations),
         cmocka_unit_test(writing_survives_failed_allocations),
         cmocka_unit_test(golden_models_open),
+        cmocka_unit_test(vocabularies_open),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

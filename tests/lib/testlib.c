@@ -30,6 +30,11 @@ void test_skip(const char *why) {
     skip();
 }
 
+bool test_quick(void) {
+    const char *s = getenv("NIB_TEST_QUICK");
+    return s && *s == '1';
+}
+
 void test_ok(nib_status s, const nib_error *e) {
     if (s != NIB_OK) fail_msg("%s: %s", nib_status_text(s), e ? e->message : "");
 }
