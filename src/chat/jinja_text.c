@@ -4,6 +4,7 @@
  * The bytes of a string keep their provenance wherever they go; what an escape makes of a byte has
  * that byte's. Digits, quotes and brackets have the provenance of the value they stand for. */
 #include "chat/jinja.h"
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 #include <utf8proc.h>
@@ -39,6 +40,7 @@ static bool reserve(jout *o, size_t n, uint8_t taint) {
         memset(b->map, o->taint, b->len);
     }
     o->taint |= taint;
+    assert(!n || b->p);
     return true;
 }
 
@@ -74,6 +76,7 @@ void jinja_out_sub(jout *o, const jstring *s, size_t from, size_t to) {
         return;
     }
     if (from == to || !reserve(o, to - from, MIXED)) return;
+    assert(o->b.map); /* of MIXED bytes */
     memcpy(o->b.p + o->b.len, s->p + from, to - from);
     /* NOLINTNEXTLINE(clang-analyzer-core*): alloc has set it */
     memcpy(o->b.map + o->b.len, s->map + from, to - from);

@@ -9,7 +9,7 @@
  * Turning sums into floats takes longer than the products, so NT tokens x 2 panels of floats stay
  * in registers, and what the next group needs is started before the last one's sums are stored: a
  * store that waits for its product holds up all behind it. Q6_K, with twice the sums to turn, gains
- * nothing here. */
+ * nothing here, and its sums do not all fit (spills: tile_MIN16_2 6). */
 #include "kernels/x86_avx512_mm.h"
 #include "kernels/internal.h"
 

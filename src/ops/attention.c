@@ -5,6 +5,7 @@
  * query heads that share it are stacked, so each key is read once for all of them. Chunks of the
  * cache start at fixed positions and are merged in ascending order, which makes a token's result
  * independent of everything around it. */
+#include <assert.h>
 #include <math.h>
 #include "ops/ops.h"
 
@@ -175,6 +176,7 @@ static int heads_per_task(const nib_worker *w, const nib_attention *a, int64_t n
 void nib_op_attention(nib_worker *w, const nib_attention *a, const nib_run *runs, int n_runs,
                       int64_t n_tok, float *q, float *k, const float *v, float *out) {
     scratch x;
+    assert(w->scratch);
     carve(&x, w->scratch, a->dv);
     int group = a->n_head / a->n_kv;
     if (a->qk_full && (a->q_norm.w || a->k_norm.w)) norm_full(w, a, n_tok, q, k);

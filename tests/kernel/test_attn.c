@@ -18,11 +18,6 @@ static int find_sets(void **state) {
 }
 
 /* Sanitizers look for overruns, which a few small crowds show as well. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { SANITIZED = 1 };
-#else
-enum { SANITIZED = 0 };
-#endif
 
 /* ---- a cache of one head, and what stands in it ---- */
 
@@ -299,9 +294,10 @@ static void test_chunk(void **state) {
             if (!nib_kv_head_bytes((nib_kv_type)t, d) || !nib_kv_head_bytes((nib_kv_type)t, dv))
                 continue;
             for (int kind = 0; kind < N_RANGES; kind++) {
-                if (SANITIZED && (kind + (int)j + t) % 3) continue;
-                const int n = SANITIZED && d != 8 ? counts[nib_rng_u64(&r) % 9]
-                                                  : counts[nib_rng_u64(&r) % NIB_ARRAY_LEN(counts)];
+                if (test_quick() && (kind + (int)j + t) % 3) continue;
+                const int n = test_quick() && d != 8
+                                  ? counts[nib_rng_u64(&r) % 9]
+                                  : counts[nib_rng_u64(&r) % NIB_ARRAY_LEN(counts)];
                 const int64_t pos0 = kind % 2 ? NIB_ATTN_CHUNK : 0;
                 const float softcap = nib_rng_u64(&r) % 3 ? 0 : 2;
                 fill(&r, q_mem, n * d, 1 / sqrtf((float)d));

@@ -19,11 +19,6 @@ static int find_sets(void **state) {
 }
 
 /* Sanitizers look for overruns, which a quarter of the offsets shows as well. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { SANITIZED = 1 };
-#else
-enum { SANITIZED = 0 };
-#endif
 
 enum { N_MAX = 5000, PAD = 16 };
 typedef enum values { ORDINARY, WIDE, TINY, WILD, N_VALUES } values;
@@ -112,7 +107,7 @@ static void test_bits(void **state) {
         for (int i = 0; i < N_VALUES * 4; i++) {
             const int off = i / N_VALUES, x_off = (off * 7) % 5, w_off = (off * 3) % 4;
             const int64_t total = n + off + PAD;
-            if (SANITIZED && off != len % 4) continue;
+            if (test_quick() && off != len % 4) continue;
             fill(&r, (values)(i % N_VALUES), x, total + PAD);
             fill(&r, (values)(i % N_VALUES), w, total + PAD);
             fill(&r, (values)(i % N_VALUES), y, total + PAD);
@@ -190,7 +185,7 @@ static void test_functions(void **state) {
     for (size_t i = 0; i < NIB_ARRAY_LEN(f); i++) {
         double worst = 0;
         /* every 1009th float below 80 in size (fewer when sanitized), both signs */
-        for (uint32_t u = 0; u < nib_f32_bits(80.0f); u += 1009 * 16 * (1 + 9 * SANITIZED)) {
+        for (uint32_t u = 0; u < nib_f32_bits(80.0f); u += 1009 * 16 * (test_quick() ? 10 : 1)) {
             float x[32], y[32];
             for (uint32_t j = 0; j < 16; j++) x[j] = nib_bits_f32(u + 1009 * j), x[16 + j] = -x[j];
             memcpy(y, x, sizeof y);
@@ -211,7 +206,7 @@ static void test_functions(void **state) {
 /* Where cap is 1, softcap is tanh itself. */
 static void test_tanh_near_0(void **state) {
     (void)state;
-    for (uint32_t u = 0; u < nib_f32_bits(0.5f); u += 4099 * 16 * (1 + 9 * SANITIZED)) {
+    for (uint32_t u = 0; u < nib_f32_bits(0.5f); u += 4099 * 16 * (test_quick() ? 10 : 1)) {
         float x[16], y[16];
         for (uint32_t j = 0; j < 16; j++) x[j] = nib_bits_f32(u + 4099 * j);
         memcpy(y, x, sizeof y);

@@ -17,8 +17,8 @@ const char *test_shared_path(const char *fmt, ...) NIB_PRINTF(1, 2);
 void test_skip(const char *why);
 /* Fails with the error's message unless s is NIB_OK. */
 void test_ok(nib_status s, const nib_error *e);
-/* Whether to take fewer rounds and to leave out limits of time: set NIB_TEST_QUICK=1 where a round costs ten times as
- * much, under sanitizers and emulators. */
+/* Whether to take fewer rounds and to leave out limits of time, since each costs ten times as much:
+ * under sanitizers, and with NIB_TEST_QUICK=1 in the environment (emulators). */
 bool test_quick(void);
 /* A fresh temporary folder, removed at exit. */
 const char *test_tmp(void);
