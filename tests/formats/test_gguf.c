@@ -136,7 +136,6 @@ static void check_sample(const nib_gguf *g) {
     for (size_t k = 0; k < 36; k++) assert_int_equal(((const uint8_t *)a->data)[k], k);
     for (size_t k = 0; k < b->bytes; k++)
         assert_int_equal(((const uint8_t *)b->data)[k], (uint8_t)(36 + k));
-    assert_int_equal((uintptr_t)b->data % 32, 0);
     assert_null(nib_gguf_tensor(g, "c.weight"));
     assert_null(nib_gguf_find(g, "c"));
 }
@@ -150,6 +149,7 @@ static void what_is_written_reads_back(void **state) {
     test_ok(nib_gguf_open(&g, path, &e), &e);
     assert_string_equal(nib_gguf_path(g), path);
     assert_int_equal(nib_gguf_version(g), 3);
+    assert_int_equal((uintptr_t)nib_gguf_tensor(g, "b.weight")->data % 32, 0);
     check_sample(g);
     /* Dropped pages come back with the same bytes. */
     for (int64_t i = 0; i < 2; i++)
