@@ -62,22 +62,29 @@ static void unpack_k(const nib_attn *a, int tile, int d0, int nd, float *out) {
                 const v16 scale = v_load_f16(page);
                 for (int g = 0; g < 8; g++) {
                     v16 q[4];
-                    v_load_i8_quads(page + 32 + 64 * g, q);
-                    for (int j = 0; j < 4; j++)
-                        v_store(out + (i + 4 * g + j) * COLS, v_mul(q[j], scale));
+                    v_load_i8_quads(page + 32 + 64 * g, scale, q);
+                    for (int j = 0; j < 4; j++) v_store(out + (i + 4 * g + j) * COLS, q[j]);
                 }
             }
         }
     }
 }
 
+/* What will be read soon: 'step' bytes further for each column multiplied. */
+typedef struct soon {
+    const uint8_t *p;
+    size_t step;
+} soon;
+
 /* Scores of nq queries against ATTN_W tiles: goes on from the scores there unless 'fresh'. */
-LANE void score_block(int nq, const float *q, const float *k, int nd, bool fresh, float *scores) {
+LANE void score_block(int nq, const float *q, const float *k, int nd, bool fresh, float *scores,
+                      soon v) {
     v16 sum[ATTN_Q][ATTN_W];
     for (int i = 0; i < nq; i++)
         for (int t = 0; t < ATTN_W; t++)
             sum[i][t] = fresh ? v_set1(0) : v_load(scores + i * CHUNK + 16 * t);
-    for (int d = 0; d < nd; d++, k += COLS, q++) {
+    for (int d = 0; d < nd; d++, k += COLS, q++, v.p += v.step) {
+        __builtin_prefetch(v.p, 0, 2);
         v16 row[ATTN_W];
         for (int t = 0; t < ATTN_W; t++) row[t] = v_load(k + 16 * t);
         for (int i = 0; i < nq; i++) {
@@ -104,31 +111,42 @@ static void unpack_f16(const uint8_t *p, size_t step, int n, int rows, float *ou
         }
 }
 
+/* Whole blocks of 32 a row; the columns begin 'skip' values into one (0 or 16). */
+static void unpack_q8(const uint8_t *p, size_t step, size_t skip, int rows, float *out) {
+    for (int i = 0; i < rows; i++, p += step, out += COLS) {
+        const uint8_t *b = p;
+        v16 scale = v_set1_f16(b);
+        for (size_t c = skip; c < skip + COLS; c += 16) {
+            if (c > skip && c % 32 == 0) {
+                b += 34;
+                scale = v_set1_f16(b);
+            }
+            v_store(out + (c - skip), v_mul(v_load_i8(b + 2 + c % 32), scale));
+        }
+    }
+}
+
 static void unpack_v(const nib_attn *a, int c0, int nc, int lo, int hi, float *out) {
+    const size_t dv = (size_t)a->dv;
     for (int p = lo, rows; p < hi; p += rows, out += rows * COLS) {
         const uint8_t *page = a->v[p / NIB_PAGE];
-        const size_t at = (size_t)(p % NIB_PAGE);
+        const size_t at = (size_t)(p % NIB_PAGE) * dv + (size_t)c0;
         rows = NIB_MIN(hi - p, NIB_PAGE - p % NIB_PAGE);
+        if (a->type == NIB_KV_Q8_0) {
+            unpack_q8(page + at / 32 * 34, dv / 32 * 34, at % 32, rows, out);
+            continue;
+        }
         for (int c = 0; c < COLS; c += 16) {
             const int n = nc - c;
-            const size_t col = (size_t)(c0 + c), dv = (size_t)a->dv;
             float *to = out + c;
             if (n <= 0)
                 for (int i = 0; i < rows; i++) v_store(to + i * COLS, v_set1(0));
-            else
-                switch (a->type) {
-                case NIB_KV_F16: unpack_f16(page + 2 * (at * dv + col), 2 * dv, n, rows, to); break;
-                case NIB_KV_F32: {
-                    const float *f = (const float *)(const void *)page + at * dv + col;
-                    for (int i = 0; i < rows; i++, f += dv) v_store(to + i * COLS, v_load_n(f, n));
-                    break;
-                }
-                case NIB_KV_Q8_0: {
-                    const uint8_t *b = page + (at * dv + col) / 32 * 34;
-                    for (int i = 0; i < rows; i++, b += dv / 32 * 34)
-                        v_store(to + i * COLS, v_mul(v_load_i8(b + 2 + col % 32), v_set1_f16(b)));
-                }
-                }
+            else if (a->type == NIB_KV_F16)
+                unpack_f16(page + 2 * (at + (size_t)c), 2 * dv, n, rows, to);
+            else {
+                const float *f = (const float *)(const void *)page + at + c;
+                for (int i = 0; i < rows; i++, f += dv) v_store(to + i * COLS, v_load_n(f, n));
+            }
         }
     }
 }
@@ -179,12 +197,12 @@ typedef struct block {
     span seen;
 } block;
 
-static void score(const block *b, const float *q, const float *k, int nd, bool fresh,
-                  float *scores) {
+static void score(const block *b, const float *q, const float *k, int nd, bool fresh, float *scores,
+                  soon v) {
     q += b->first * Q_ROW, scores += b->first * CHUNK;
     switch (b->n) {
 #define X(N)                                                                                       \
-    case N: score_block(N, q, k, nd, fresh, scores); break;
+    case N: score_block(N, q, k, nd, fresh, scores, v); break;
         ATTN_CASES(X)
 #undef X
     }
@@ -245,16 +263,22 @@ static void attn_group(const nib_attn *a, int q0, int n) {
         blocks[j] = b;
     }
 
+    /* While K is multiplied, the V of the same positions comes in: when decoding, memory is the
+     * limit. */
+    const size_t v_row = nib_kv_head_bytes(a->type, a->dv) / NIB_PAGE,
+                 v_step = v_row * COLS / (size_t)a->d;
     for (int d0 = 0; d0 < a->d; d0 += DEPTH) {
         const int nd = NIB_MIN(DEPTH, a->d - d0);
         for (int i = 0; i < n; i++)
             for (int j = 0; j < nd; j += 16)
                 v_store(packed + i * Q_ROW + j, v_load_n(a->q[q0 + i] + d0 + j, nd - j));
         for (int p = all.lo / COLS * COLS; p < all.hi; p += COLS) {
+            const uint8_t *page = a->v[p / NIB_PAGE] + v_row * (size_t)(p % NIB_PAGE);
+            const soon v = {page + v_step * (size_t)d0, v_step};
             unpack_k(a, p / 16, d0, nd, piece);
             for (const block *b = blocks; b < blocks + n_blocks; b++)
                 if (b->seen.lo < p + COLS && p < b->seen.hi)
-                    score(b, packed, piece, nd, d0 == 0, scores + p);
+                    score(b, packed, piece, nd, d0 == 0, scores + p, v);
         }
     }
 

@@ -166,16 +166,17 @@ LANE void v_store_i8(int8_t *p, v16 x) {
     _mm_storeu_si128((void *)p,
                      _mm_packs_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));
 }
-LANE void quads8(__m256i x, __m256 out[4]) {
-    out[0] = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(x, 24), 24));
-    out[1] = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(x, 16), 24));
-    out[2] = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(x, 8), 24));
-    out[3] = _mm256_cvtepi32_ps(_mm256_srai_epi32(x, 24));
-}
-LANE void v_load_i8_quads(const void *p, v16 out[4]) {
-    __m256 lo[4], hi[4];
-    quads8(_mm256_loadu_si256(p), lo);
-    quads8(_mm256_loadu_si256((const __m256i *)p + 1), hi);
-    for (int j = 0; j < 4; j++) out[j] = (v16){lo[j], hi[j]};
+LANE void v_load_i8_quads(const void *p, v16 scale, v16 out[4]) {
+    /* Each byte alone at the top of its 32 bits is one instruction, and 2^24 times too much. */
+    const __m256i *q = p, a = _mm256_loadu_si256(q), b = _mm256_loadu_si256(q + 1);
+    const __m256i next = _mm256_set1_epi32(0x01000000);
+    __m256i pick =
+        _mm256_broadcastsi128_si256(_mm_setr_epi32(0x00808080, 0x04808080, 0x08808080, 0x0c808080));
+    scale = v_mul(scale, v_set1(0x1p-24f));
+    for (int j = 0; j < 4; j++, pick = _mm256_add_epi32(pick, next)) {
+        const v16 x = {_mm256_cvtepi32_ps(_mm256_shuffle_epi8(a, pick)),
+                       _mm256_cvtepi32_ps(_mm256_shuffle_epi8(b, pick))};
+        out[j] = v_mul(x, scale);
+    }
 }
 #endif

@@ -144,10 +144,11 @@ LANE void v_store_i8(int8_t *p, v16 a) {
     for (int i = 0; i < 16; i++)
         p[i] = (int8_t)(int32_t)(nib_f32_bits(a.v[i] + 0x1.8p23f) - 0x4b400000u);
 }
-/* [16][4] bytes with sign: lane i of out[j] is byte 4 i + j. */
-LANE void v_load_i8_quads(const void *p, v16 out[4]) {
+/* [16][4] bytes with sign: lane i of out[j] is byte 4 i + j times lane i of scale, a half float. */
+LANE void v_load_i8_quads(const void *p, v16 scale, v16 out[4]) {
+    const int8_t *q = p;
     for (int j = 0; j < 4; j++)
-        for (int i = 0; i < 16; i++) out[j].v[i] = ((const int8_t *)p)[4 * i + j];
+        for (int i = 0; i < 16; i++) out[j].v[i] = (float)q[4 * i + j] * scale.v[i];
 }
 #undef LANES
 #endif
