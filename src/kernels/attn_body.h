@@ -1,6 +1,6 @@
-/* Attention of one chunk, on 16 lanes: each set includes lanes_<isa>.h, vecmath.h and then this,
- * after defining ATTN_Q  how many queries a register block holds ATTN_W  how many vectors wide it
- * is (K: tiles of 16 positions; V: 16 columns): ATTN_Q * ATTN_W sums in registers.
+/* Attention of one chunk, on 16 lanes: included by vec_body.h, after the set has said how many
+ * queries a register block holds (ATTN_Q) and how many vectors wide it is (ATTN_W: of K tiles of 16
+ * positions, of V 16 columns); ATTN_Q * ATTN_W sums stay in registers.
  *
  * The arithmetic is one recipe for every cache type: K and V are read as floats, which is exact for
  * all of them (a half float scale times an 8-bit integer fits 24 bits), and multiplied with fmaf in
@@ -16,8 +16,8 @@
 enum {
     GROUP = 48,  /* queries that share an unpacked piece of K or V */
     DEPTH = 128, /* of K's D columns at a time; wider heads continue the sums */
-    Q_ROW = DEPTH +
-            16, /* floats between packed queries: no power of two, or they would share cache sets */
+    /* floats between packed queries: no power of two, or they would share cache sets */
+    Q_ROW = DEPTH + 16,
     SPAN = 128, /* positions of V at a time */
     COLS = 16 * ATTN_W,
     CHUNK = NIB_ATTN_CHUNK /* floats between rows of scores */
@@ -38,9 +38,9 @@ static span join(span a, span b) {
     return (span){NIB_MIN(a.lo, b.lo), NIB_MAX(a.hi, b.hi)};
 }
 
-/* ---- K: [column][tile][16 positions] of ATTN_W tiles from tile 'tile' on, columns [d0, d0 + nd)
- * ---- */
+/* ---- the scores ---- */
 
+/* K as [column][tile][16 positions]: ATTN_W tiles from 'tile' on, columns [d0, d0 + nd). */
 static void unpack_k(const nib_attn *a, int tile, int d0, int nd, float *out) {
     const size_t per_page = NIB_PAGE / 16;
     for (int t = 0; t < ATTN_W; t++, out += 16) {
@@ -96,8 +96,7 @@ LANE void score_block(int nq, const float *q, const float *k, int nd, bool fresh
         for (int t = 0; t < ATTN_W; t++) v_store(scores + i * CHUNK + 16 * t, sum[i][t]);
 }
 
-/* ---- V: [position][COLS] of columns [c0, c0 + nc), positions [lo, hi); missing columns are 0 ----
- */
+/* ---- the weighted sum ---- */
 
 /* n columns (16 when more) of 'rows' positions 'step' bytes apart. Reads nothing past them. */
 static void unpack_f16(const uint8_t *p, size_t step, int n, int rows, float *out) {
@@ -126,6 +125,7 @@ static void unpack_q8(const uint8_t *p, size_t step, size_t skip, int rows, floa
     }
 }
 
+/* V as [position][COLS]: columns [c0, c0 + nc), missing ones 0, of positions [lo, hi). */
 static void unpack_v(const nib_attn *a, int c0, int nc, int lo, int hi, float *out) {
     const size_t dv = (size_t)a->dv;
     for (int p = lo, rows; p < hi; p += rows, out += rows * COLS) {
