@@ -48,7 +48,7 @@ static double peak_gflops(const nib_kernels *k) {
     double (*fn)(long, float *) = NULL;
     float out[16] = {0};
 #if defined(__x86_64__)
-    if (strcmp(k->name, "avx512") == 0) fn = peak_512;
+    if (strcmp(k->name, "avx512") == 0 || strcmp(k->name, "amx") == 0) fn = peak_512;
     if (strcmp(k->name, "avx2") == 0) fn = peak_256;
 #elif defined(__aarch64__)
     if (strcmp(k->name, "neon") == 0) fn = peak_neon;

@@ -14,7 +14,7 @@
 #define NIB_KERNELS_ATTN_BODY_H
 
 enum {
-    GROUP = 48,  /* queries that share an unpacked piece of K or V */
+    GROUP = 96,  /* queries that share an unpacked piece of K or V */
     DEPTH = 128, /* of K's D columns at a time; wider heads continue the sums */
     /* floats between packed queries: no power of two, or they would share cache sets */
     Q_ROW = DEPTH + 16,
