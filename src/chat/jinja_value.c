@@ -49,7 +49,7 @@ nib_status jinja_substring(jrun *j, const jstring *s, size_t from, size_t to, jv
         *out = jv_string(s);
         return NIB_OK;
     }
-    if (to - from == 1 && s->p[from] >= 0 && !s->map) {
+    if (to - from == 1 && (unsigned char)s->p[from] < 0x80 && !s->map) {
         const jstring **one = &j->chars[s->taint == DATA][(unsigned char)s->p[from]];
         if (!*one) {
             jvalue v;

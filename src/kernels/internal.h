@@ -6,7 +6,8 @@
 /* Writes the names of the features found ("avx2 fma f16c ..."), as isa.def spells them. */
 void nib_cpu_detect(char *out, size_t n);
 
-/* Each set fills in the slots it has: nib_<prefix>_mm the matrix ones, nib_<prefix>_vec the vector ones. */
+/* Each set fills in the slots it has: nib_<prefix>_mm the matrix ones, nib_<prefix>_vec the vector
+ * ones. */
 #define NIB_ISA(prefix, cpu, flags, needs)                                                         \
     void nib_##prefix##_mm(nib_kernels *k);                                                        \
     void nib_##prefix##_vec(nib_kernels *k);
