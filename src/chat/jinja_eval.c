@@ -501,8 +501,11 @@ static nib_status apply(jrun *j, const jnode *n, jvalue self, jvalue *out) {
 
 nib_status jinja_filter_chain(jrun *j, const jnode *filters, jvalue v, jvalue *out) {
     if (!filters) return *out = v, NIB_OK;
+    NIB_TRY(jinja_enter(j));
     NIB_TRY(jinja_filter_chain(j, filters->call.callee, v, &v));
-    return apply(j, filters, v, out);
+    NIB_TRY(apply(j, filters, v, out));
+    j->depth--;
+    return NIB_OK;
 }
 
 /* ---- the walk ---- */

@@ -382,21 +382,22 @@ nib_status jrow_indent(jrun *j, const jcall *c, jvalue *out) {
         return jinja_fail(j, "indent expected a string, found '%s'", jinja_type_name(c->self));
     s = c->self.s;
     if (width.type != J_STRING) NIB_TRY(jinja_to_index(j, width, "a width", &n));
-    NIB_TRY(jinja_splitlines(j, s, false, &lines));
-    bool ends_in_newline = s->n && s->p[s->n - 1] == '\n'; /* then an empty line follows */
+    jvalue newline, with_end;
+    NIB_TRY(jinja_cstring(j, "\n", s->taint == TRUSTED ? TRUSTED : DATA, &newline));
+    NIB_TRY(jinja_concat(j, s, newline.s, &with_end)); /* so an empty last line counts */
+    NIB_TRY(jinja_splitlines(j, with_end.s, false, &lines));
     jout o;
     jinja_out_init(&o, j);
-    const jlist *l = lines.l;
-    for (uint32_t i = 0; i < l->n + ends_in_newline && o.st == NIB_OK; i++) {
-        bool empty = i == l->n || !l->v[i].s->n;
-        if (i) jinja_out_puts(&o, "\n", DATA);
-        if (i ? blank || !empty : first) {
+    for (uint32_t i = 0; i < lines.l->n && o.st == NIB_OK; i++) {
+        const jstring *line = lines.l->v[i].s;
+        if (i) jinja_out_string(&o, newline.s);
+        if (i ? blank || line->n : first) {
             if (width.type == J_STRING)
                 jinja_out_string(&o, width.s);
             else
                 jinja_out_fill(&o, NIB_STR(" "), n, TRUSTED);
         }
-        if (i < l->n) jinja_out_string(&o, l->v[i].s);
+        jinja_out_string(&o, line);
     }
     return jinja_out_finish(&o, out);
 }

@@ -283,8 +283,9 @@ nib_status jinja_percent(jrun *j, const jstring *fmt, jvalue args, jvalue *out) 
         NIB_TRY(percent_field(&p, &o));
         NIB_TRY(jinja_charge(j, 1));
     }
-    bool may_be_left =
-        !tuple && (args.type == J_DICT || args.type == J_LIST || args.type == J_UNDEFINED);
+    /* anything that has items may be left over, as Python takes it for a mapping */
+    bool may_be_left = args.type == J_DICT || args.type == J_RANGE || args.type == J_UNDEFINED ||
+                       (args.type == J_LIST && args.l->kind == K_LIST);
     if (p.used < p.n && !may_be_left)
         return jinja_fail(j, "not all arguments converted during string formatting");
     return jinja_out_finish(&o, out);

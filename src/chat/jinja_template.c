@@ -103,9 +103,9 @@ static bool is_trusted(const nib_render_options *o, nib_str name) {
 /* messages[i].role becomes trusted text where it is the name of a role. */
 static nib_status trust_roles(jrun *j, jvalue messages) {
     static const char *const roles[] = {
-        "system",         "user",    "assistant",   "tool",      "developer", "function",
-        "model",          "ipython", "environment", "documents", "tool_call", "tool_response",
-        "tool_responses", "tools",   "human",       "gpt",       "control",
+        "system",        "user",           "assistant",   "tool",      "developer", "function",
+        "model",         "ipython",        "environment", "documents", "document",  "tool_call",
+        "tool_response", "tool_responses", "tools",       "human",     "gpt",       "control",
     };
     if (messages.type != J_LIST) return NIB_OK;
     for (uint32_t i = 0; i < messages.l->n; i++) {
@@ -224,7 +224,7 @@ nib_status nib_rendered_continue(nib_rendered *r, const char *content, size_t n,
     size_t keep = at + core.n, with_tail = n - start;
     if (with_tail <= text.n - at && start == 0 && !memcmp(text.p + at, content, n)) keep = at + n;
     r->text.len = keep;
-    r->text.data[keep] = 0;
+    if (r->text.data) r->text.data[keep] = 0;
     while (r->n_spans && r->spans[r->n_spans - 1].start >= keep) r->n_spans--;
     if (r->n_spans) r->spans[r->n_spans - 1].len = keep - r->spans[r->n_spans - 1].start;
     return NIB_OK;

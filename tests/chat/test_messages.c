@@ -175,6 +175,12 @@ static void without_a_template(void **state) {
     expect(NULL, "", &m, 0, false, "User: hi\nAssistant: yes?\nTool: 7\nUser: bye");
     nib_messages_truncate(&m, 0);
     expect(NULL, NULL, &m, 0, true, "Assistant:");
+    nib_rendered r;
+    nib_error e;
+    test_ok(nib_chat_render(NULL, NULL, &m, 0, false, NULL, NULL, NULL, 0, &r, &e), &e);
+    test_ok(nib_rendered_continue(&r, "", 0, &e), &e);
+    assert_int_equal(nib_rendered_continue(&r, "x", 1, &e), NIB_ERR_NOT_FOUND);
+    nib_rendered_free(&r);
     expect(NULL, NULL, &m, 0, false, "");
     nib_messages_free(&m);
 }
