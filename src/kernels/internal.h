@@ -14,6 +14,10 @@ void nib_cpu_detect(char *out, size_t n);
 #include "kernels/isa.def"
 #undef NIB_ISA
 
-/* The packing part of the scalar set (scalar_mm_pack.c). */
+/* The packing part of the scalar set (scalar_mm_pack.c), and the pack slots. */
 void nib_scalar_mm_pack(nib_kernels *k);
+void nib_scalar_pack(nib_dtype t, const void *rows, size_t row_bytes, int n_rows, int64_t k,
+                     uint8_t *panel);
+void nib_avx2_pack(nib_dtype t, const void *rows, size_t row_bytes, int n_rows, int64_t k,
+                   uint8_t *panel);
 #endif

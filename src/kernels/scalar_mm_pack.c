@@ -60,8 +60,8 @@ static void pack_float(size_t size, const uint8_t *rows, size_t row_bytes, int n
             memcpy(panel + size * (size_t)r, rows + (size_t)r * row_bytes + size * (size_t)i, size);
 }
 
-static void pack(nib_dtype t, const void *rows, size_t row_bytes, int n_rows, int64_t k,
-                 uint8_t *panel) {
+void nib_scalar_pack(nib_dtype t, const void *rows, size_t row_bytes, int n_rows, int64_t k,
+                     uint8_t *panel) {
     const nib_dtype_info *info = nib_dtype_get(t);
     const mm_format *f = nib_mm_format(t);
     memset(panel, 0, nib_mat_panel_bytes(t, k));
@@ -144,6 +144,6 @@ static void unpack_row(const nib_mat *w, int64_t row, float *dst) {
 }
 
 void nib_scalar_mm_pack(nib_kernels *k) {
-    k->pack = pack;
+    k->pack = nib_scalar_pack;
     k->unpack_row = unpack_row;
 }

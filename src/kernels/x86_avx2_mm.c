@@ -262,6 +262,7 @@ static void matmul(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, f
 }
 
 void nib_x86_avx2_mm(nib_kernels *k) {
+    k->pack = nib_avx2_pack;
     k->quantise = quantise;
     k->matmul = matmul;
 }
