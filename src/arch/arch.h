@@ -141,7 +141,7 @@ typedef struct nib_decoder {
     size_t layer_bytes, k_bytes, v_bytes; /* of a layer in a page; of one head's K and V */
     nib_rope rope[NIB_ROPE_TABLES];
     float *cs[NIB_ROPE_TABLES];
-    float *x, *xn, *q, *k, *v, *att, *y, *y2, *h;
+    float *x, *xn, *q, *k, *v, *att, *y, *y2, *h, *parts;
     void *act_memory;
     size_t own_offset; /* of a worker's private part in its scratch */
     void *memory;

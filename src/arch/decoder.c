@@ -66,6 +66,8 @@ static size_t shared_layout(nib_decoder *x, char *base, const nib_desc *d, int64
     }
     p = take(&at, nib_act_bytes(max_tok, widest_input(d)));
     x->act_memory = base + p;
+    p = take(&at, nib_op_attention_parts(d->n_head, d->dv));
+    x->parts = (float *)(base + p);
     return at;
 }
 
@@ -163,13 +165,15 @@ typedef struct view {
     float *res, *norm; /* residual stream and a place for its normalised form: [T, E] */
     const float *cs[NIB_ROPE_TABLES];
     void *act_memory;
+    int64_t n_tok;           /* in res: the batch's, or those wanted once narrowed */
+    nib_run wanted[NIB_FEW]; /* one a token, when the last layer narrows */
 } view;
 
 /* The input of matrices l[0..n): in [T, width], quantised when one of them wants it. Waits when
  * tokens are shared out. */
 static nib_act input(view *p, const float *in, int64_t width, int n, const nib_linear *const *l) {
     nib_act a;
-    nib_act_bind(&a, p->act_memory, p->b->n_tok, width);
+    nib_act_bind(&a, p->act_memory, p->n_tok, width);
     a.x = in;
     a.ldx = width;
     bool q8 = false;
@@ -201,15 +205,53 @@ static const float *normed(view *p, const nib_norm *n) {
     return p->norm;
 }
 
-/* y [T, E] = attention over in */
-static void attention(view *p, int layer, const float *in) {
+/* Whether tokens whose logits nobody wants can be left behind in the last layer, once their keys
+ * and values are in the cache. */
+static bool narrows(const view *p) {
+    return p->d->causal && !p->few && p->b->n_out <= NIB_FEW;
+}
+
+/* The wanted tokens as runs of one. */
+static int wanted_runs(view *p) {
+    const nib_batch *b = p->b;
+    const nib_run *run = b->runs;
+    for (int64_t i = 0; i < b->n_out; i++) {
+        int64_t t = b->outputs[i];
+        while (t >= run->t0 + run->n) run++;
+        p->wanted[i] = (nib_run){t, 1, run->pos0 + (t - run->t0), run->pages, i};
+    }
+    return (int)b->n_out;
+}
+
+/* From here on T is the number of wanted tokens, few: each worker takes copies of their rows of the
+ * residual stream and of *in. */
+static void narrow(view *p, const float **in) {
+    const nib_batch *b = p->b;
+    size_t row = (size_t)p->d->n_embd * sizeof(float);
+    own o;
+    own_layout(&o, (char *)p->w->scratch + p->x->own_offset, p->d);
+    for (int64_t i = 0; i < b->n_out; i++) {
+        memcpy(o.x + i * p->d->n_embd, p->res + b->outputs[i] * p->d->n_embd, row);
+        memcpy(o.xn + i * p->d->n_embd, *in + b->outputs[i] * p->d->n_embd, row);
+    }
+    *in = *in == p->res ? o.x : o.xn;
+    p->res = o.x;
+    p->norm = o.xn;
+    p->act_memory = o.act;
+    p->few = true;
+    p->n_tok = b->n_out;
+    p->r = nib_op_rows(p->w, p->n_tok);
+}
+
+/* y [T, E] = attention over *in */
+static void attention(view *p, int layer, const float **in) {
     const nib_decoder *x = p->x;
     const nib_desc *d = p->d;
     const nib_layer *l = &d->layers[layer];
     const nib_linear *const qkv[] = {&l->q, &l->k, &l->v}, *const o[] = {&l->o};
     float *const to_qkv[] = {x->q, x->k, x->v}, *const to_y[] = {x->y};
 
-    nib_act a = input(p, in, d->n_embd, 3, qkv);
+    nib_act a = input(p, *in, d->n_embd, 3, qkv);
     nib_op_linear(p->w, 3, qkv, &a, to_qkv);
     nib_sync(p->w);
     nib_attention job = {
@@ -232,13 +274,20 @@ static void attention(view *p, int layer, const float *in) {
         .q_norm_step = d->qk_per_head ? d->d : 0,
         .k_norm_step = d->qk_per_head ? d->d : 0,
         .eps = d->eps,
+        .parts = x->parts,
     };
     if (l->rope >= 0 && x->rope[l->rope].n_rot) {
         job.rope = &x->rope[l->rope];
         job.cs = p->cs[l->rope];
     }
-    nib_op_attention(p->w, &job, p->b->runs, p->b->n_runs, p->b->n_tok, x->q, x->k, x->v, x->att);
+    bool narrowing = layer == d->n_layer - 1 && narrows(p);
+    const nib_run *runs = p->b->runs, *wanted = narrowing ? p->wanted : runs;
+    int n_runs = p->b->n_runs, n_wanted = narrowing ? wanted_runs(p) : n_runs;
+    nib_op_attention(p->w, &job, runs, n_runs, wanted, n_wanted, p->n_tok, x->q, x->k, x->v,
+                     x->att);
     nib_sync(p->w);
+    if (narrowing) narrow(p, in);
+    if (!p->n_tok) return;
     a = input(p, x->att, (int64_t)d->n_head * d->dv, 1, o);
     nib_op_linear(p->w, 1, o, &a, to_y);
     nib_sync(p->w);
@@ -262,7 +311,8 @@ static void layer(view *p, int i) {
     const nib_desc *d = p->d;
     const nib_layer *l = &d->layers[i];
     const float *in = normed(p, &l->attn_norm);
-    attention(p, i, in);
+    attention(p, i, &in);
+    if (!p->n_tok) return; /* only the cache was wanted */
     if (!d->parallel) add_residual(p, p->x->y, &l->attn_post_norm, &l->attn_sum_norm);
     /* side by side, without a norm of its own the feed-forward takes what attention took, which is
      * still there */
@@ -293,7 +343,8 @@ static void outputs(view *p) {
     const nib_batch *b = p->b;
     nib_worker *w = p->w;
     if (!b->n_out) return;
-    if (!p->few) nib_sync(w); /* other workers' tokens */
+    bool narrowed = p->n_tok != b->n_tok; /* then the wanted tokens are all there are */
+    if (!p->few) nib_sync(w);             /* other workers' tokens */
     nib_rows r = nib_op_rows(w, b->n_out);
     bool few = b->n_out <= NIB_FEW;
     own o;
@@ -301,7 +352,7 @@ static void outputs(view *p) {
     /* with few outputs of many tokens each worker normalises into its own memory */
     float *out = few ? o.xn : p->x->xn;
     for (int64_t i = r.t0; i < r.t1; i++) {
-        const float *from = p->res + b->outputs[i] * d->n_embd;
+        const float *from = p->res + (narrowed ? i : b->outputs[i]) * d->n_embd;
         float *to = out + i * d->n_embd;
         if (d->out_norm.w && d->norm == NIB_NORM_RMS)
             w->k->rms_norm(from, d->out_norm.w, d->eps, d->n_embd, to);
@@ -338,7 +389,8 @@ static void forward(nib_worker *w, void *arg) {
     const pass *ps = arg;
     const nib_decoder *x = ps->x;
     const nib_desc *d = x->d;
-    view p = {.w = w, .x = x, .d = d, .b = ps->b, .few = ps->b->n_tok <= NIB_FEW};
+    view p = {
+        .w = w, .x = x, .d = d, .b = ps->b, .few = ps->b->n_tok <= NIB_FEW, .n_tok = ps->b->n_tok};
     own o;
     own_layout(&o, (char *)w->scratch + x->own_offset, d);
     p.r = nib_op_rows(w, p.b->n_tok);

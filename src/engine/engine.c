@@ -228,7 +228,7 @@ typedef struct build {
 /* Adds ids to the pass as the next tokens of s. Pages were grown. */
 static void add_run(nib_engine *en, build *x, nib_seq *s, int64_t at, const int32_t *ids,
                     int64_t n) {
-    en->runs[x->b.n_runs++] = (nib_run){x->n, n, at, s->pages};
+    en->runs[x->b.n_runs++] = (nib_run){x->n, n, at, s->pages, x->n};
     for (int64_t i = 0; i < n; i++) {
         en->ids[x->n] = ids[i];
         en->pos[x->n++] = at + i;

@@ -4,13 +4,15 @@
  * and value into the cache. Attend: a task is a block of tokens of one run and one kv head; the
  * query heads that share it are stacked, so each key is read once for all of them. Chunks of the
  * cache start at fixed positions and are merged in ascending order, which makes a token's result
- * independent of everything around it. */
+ * independent of everything around it. One token alone whose kv heads do not divide among the
+ * threads shares out its chunks instead, and merges what all of them left. */
 #include <assert.h>
 #include <math.h>
 #include "ops/ops.h"
 
 enum {
-    MAX_Q = 64, /* query vectors a task stacks */
+    MAX_Q =
+        96, /* query vectors a task stacks: as many as the kernel shares unpacked K and V among */
     TOKENS = 16 /* tokens a prepare task takes */
 };
 
@@ -107,15 +109,49 @@ static void prepare(nib_worker *w, const nib_attention *a, const nib_run *run, i
     }
 }
 
-/* Tokens [t, t+n) against query heads [h0, h1) of one kv head; (h1 - h0) * n <= MAX_Q. */
+/* What token t of the batch sees: positions [*lo, *hi). */
+static void visible(const nib_attention *a, const nib_run *run, int64_t t, int64_t *lo,
+                    int64_t *hi) {
+    int64_t pos = run->pos0 + (t - run->t0);
+    *hi = a->causal ? pos + 1 : run->pos0 + run->n;
+    *lo = a->window && pos + 1 > a->window ? pos + 1 - a->window : 0;
+}
+
+/* The queries in x against chunk c of one kv head, of which positions before 'last' are seen. */
+static void attend_chunk(nib_worker *w, const nib_attention *a, const nib_run *run, int64_t c,
+                         int64_t last, int kv, int n_q, const scratch *x, float *m, float *s,
+                         float *o) {
+    nib_attn job = {.type = a->kv,
+                    .d = a->d,
+                    .dv = a->dv,
+                    .pos0 = c * NIB_ATTN_CHUNK,
+                    .n_q = n_q,
+                    .q = x->q,
+                    .lo = x->lo,
+                    .hi = x->hi,
+                    .softcap = a->softcap,
+                    .m = m,
+                    .s = s,
+                    .o = o,
+                    .scores = x->scores};
+    for (int p = 0; p < NIB_ATTN_PAGES; p++) {
+        int64_t page = c * NIB_ATTN_PAGES + p;
+        if (page * NIB_PAGE >= last) break;
+        job.k[p] = head_page(a, run, page, kv);
+        job.v[p] = job.k[p] + a->k_bytes;
+    }
+    w->k->attn(&job);
+}
+
+/* Tokens [t, t+n) against query heads [h0, h1) of one kv head; (h1 - h0) * n <= MAX_Q. The results
+ * go to out from row 'to' on. */
 static void attend(nib_worker *w, const nib_attention *a, const nib_run *run, int64_t t, int64_t n,
-                   int kv, int h0, int h1, const float *q, float *out, scratch *x) {
+                   int kv, int h0, int h1, const float *q, float *out, int64_t to, scratch *x) {
     int n_heads = h1 - h0, n_q = (int)n * n_heads;
     int64_t first = INT64_MAX, last = 0;
     for (int64_t i = 0; i < n; i++) {
-        int64_t pos = run->pos0 + (t + i - run->t0);
-        int64_t hi = a->causal ? pos + 1 : run->pos0 + run->n;
-        int64_t lo = a->window && pos + 1 > a->window ? pos + 1 - a->window : 0;
+        int64_t lo, hi;
+        visible(a, run, t + i, &lo, &hi);
         first = NIB_MIN(first, lo);
         last = NIB_MAX(last, hi);
         for (int h = 0; h < n_heads; h++) {
@@ -125,74 +161,100 @@ static void attend(nib_worker *w, const nib_attention *a, const nib_run *run, in
             x->hi[at] = hi;
         }
     }
-    bool fresh = true;
-    for (int64_t c = first / NIB_ATTN_CHUNK; c * NIB_ATTN_CHUNK < last; c++) {
-        nib_attn job = {.type = a->kv,
-                        .d = a->d,
-                        .dv = a->dv,
-                        .pos0 = c * NIB_ATTN_CHUNK,
-                        .n_q = n_q,
-                        .q = x->q,
-                        .lo = x->lo,
-                        .hi = x->hi,
-                        .softcap = a->softcap,
-                        .scores = x->scores};
-        job.m = fresh ? x->m : x->m2;
-        job.s = fresh ? x->s : x->s2;
-        job.o = fresh ? x->o : x->o2;
-        for (int p = 0; p < NIB_ATTN_PAGES; p++) {
-            int64_t page = c * NIB_ATTN_PAGES + p;
-            if (page * NIB_PAGE >= last) break;
-            job.k[p] = head_page(a, run, page, kv);
-            job.v[p] = job.k[p] + a->k_bytes;
-        }
-        w->k->attn(&job);
-        for (int i = 0; !fresh && i < n_q; i++)
+    int64_t c = first / NIB_ATTN_CHUNK;
+    attend_chunk(w, a, run, c, last, kv, n_q, x, x->m, x->s, x->o);
+    for (c++; c * NIB_ATTN_CHUNK < last; c++) {
+        attend_chunk(w, a, run, c, last, kv, n_q, x, x->m2, x->s2, x->o2);
+        for (int i = 0; i < n_q; i++)
             w->k->attn_merge(&x->m[i], &x->s[i], x->o + i * a->dv, x->m2[i], x->s2[i],
                              x->o2 + i * a->dv, a->dv);
-        fresh = false;
     }
     for (int64_t i = 0; i < n; i++) {
         for (int h = 0; h < n_heads; h++) {
             int at = (int)i * n_heads + h;
             w->k->attn_finish(x->o + at * a->dv, x->s[at], a->dv);
-            memcpy(out + ((t + i) * a->n_head + h0 + h) * a->dv, x->o + at * a->dv,
+            memcpy(out + ((to + i) * a->n_head + h0 + h) * a->dv, x->o + at * a->dv,
                    (size_t)a->dv * sizeof *out);
         }
     }
 }
 
-/* Query heads of one kv head a task takes: all, unless they are more than MAX_Q, or one token has
- * fewer kv heads than there are threads. */
-static int heads_per_task(const nib_worker *w, const nib_attention *a, int64_t n_tok) {
-    int group = a->n_head / a->n_kv, n = group;
-    if (n_tok == 1 && a->n_kv < w->n) {
-        int parts = w->n / a->n_kv;
-        n = (group + parts - 1) / parts;
+/* ---- one token, its chunks shared out ----
+ * A wave of chunks leaves m, s and o of every head in a->parts; between waves they are merged into
+ * the first chunk's, in ascending order, by whoever has the head. */
+
+size_t nib_op_attention_parts(int n_head, int dv) {
+    return (size_t)n_head * NIB_ATTN_WAVE * (size_t)(dv + 2) * sizeof(float);
+}
+
+typedef struct part {
+    float *m, *s, *o;
+} part;
+static part part_of(const nib_attention *a, int head, int64_t i) {
+    int64_t at = i * a->n_head + head, all = (int64_t)a->n_head * NIB_ATTN_WAVE;
+    return (part){a->parts + at, a->parts + all + at, a->parts + 2 * all + at * a->dv};
+}
+
+static void attend_split(nib_worker *w, const nib_attention *a, const nib_run *run, const float *q,
+                         float *out, scratch *x) {
+    int group = a->n_head / a->n_kv;
+    int64_t lo, hi, h0, h1;
+    visible(a, run, run->t0, &lo, &hi);
+    nib_share(w, a->n_head, &h0, &h1);
+    for (int i = 0; i < group; i++) x->lo[i] = lo, x->hi[i] = hi;
+    int64_t c0 = lo / NIB_ATTN_CHUNK, c1 = (hi + NIB_ATTN_CHUNK - 1) / NIB_ATTN_CHUNK;
+    for (int64_t c = c0; c < c1;) {
+        /* after the first wave, part 0 holds what was merged so far */
+        int64_t first = c == c0 ? 0 : 1, n = NIB_MIN(NIB_ATTN_WAVE - first, c1 - c);
+        nib_counter *next = nib_phase(w);
+        for (int64_t i; (i = nib_counter_take(next, 1)) < n * a->n_kv;) {
+            int kv = (int)(i % a->n_kv);
+            for (int g = 0; g < group; g++)
+                x->q[g] = q + (run->t0 * a->n_head + kv * group + g) * a->d;
+            part p = part_of(a, kv * group, first + i / a->n_kv);
+            attend_chunk(w, a, run, c + i / a->n_kv, hi, kv, group, x, p.m, p.s, p.o);
+        }
+        nib_sync(w);
+        for (int head = (int)h0; head < h1; head++) {
+            part sum = part_of(a, head, 0);
+            for (int64_t i = 1; i < first + n; i++) {
+                part p = part_of(a, head, i);
+                w->k->attn_merge(sum.m, sum.s, sum.o, *p.m, *p.s, p.o, a->dv);
+            }
+        }
+        c += n;
+        if (c < c1) nib_sync(w);
     }
-    return NIB_MIN(n, MAX_Q);
+    for (int head = (int)h0; head < h1; head++) {
+        part sum = part_of(a, head, 0);
+        w->k->attn_finish(sum.o, *sum.s, a->dv);
+        memcpy(out + (run->out0 * a->n_head + head) * a->dv, sum.o, (size_t)a->dv * sizeof *out);
+    }
 }
 
 void nib_op_attention(nib_worker *w, const nib_attention *a, const nib_run *runs, int n_runs,
-                      int64_t n_tok, float *q, float *k, const float *v, float *out) {
+                      const nib_run *wanted, int n_wanted, int64_t n_tok, float *q, float *k,
+                      const float *v, float *out) {
     scratch x;
     assert(w->scratch);
     carve(&x, w->scratch, a->dv);
     int group = a->n_head / a->n_kv;
     if (a->qk_full && (a->q_norm.w || a->k_norm.w)) norm_full(w, a, n_tok, q, k);
 
-    if (n_tok <= NIB_FEW && a->n_kv >= w->n && group <= MAX_Q) {
-        /* A thread owns whole kv heads: what it attends to is what it has just put there; no
-         * barrier between. */
-        int64_t h0, h1, step = MAX_Q / group;
-        nib_share(w, a->n_kv, &h0, &h1);
-        for (int r = 0; r < n_runs; r++) {
-            for (int kv = (int)h0; kv < h1; kv++) {
-                prepare(w, a, &runs[r], runs[r].t0, runs[r].n, kv, q, k, v);
-                for (int64_t t = 0; t < runs[r].n; t += step)
-                    attend(w, a, &runs[r], runs[r].t0 + t, NIB_MIN(step, runs[r].n - t), kv,
-                           kv * group, (kv + 1) * group, q, out, &x);
-            }
+    bool one = n_tok == 1 && n_wanted == 1 && group <= MAX_Q;
+    bool split = one && a->n_kv % w->n != 0 && runs[0].pos0 >= NIB_ATTN_CHUNK;
+    if (n_tok <= NIB_FEW && a->n_kv * n_runs >= w->n && group <= MAX_Q && !split) {
+        /* A thread owns whole kv heads of runs: what it attends to is what it has just put there;
+         * no barrier between. */
+        int64_t i0, i1, step = MAX_Q / group;
+        nib_share(w, (int64_t)a->n_kv * n_runs, &i0, &i1);
+        for (int64_t i = i0; i < i1; i++) {
+            const nib_run *run = &runs[i / a->n_kv];
+            int kv = (int)(i % a->n_kv);
+            prepare(w, a, run, run->t0, run->n, kv, q, k, v);
+            for (int64_t t = 0; t < run->n; t += step)
+                attend(w, a, run, run->t0 + t, NIB_MIN(step, run->n - t), kv, kv * group,
+                       (kv + 1) * group, q, out, run->out0 + t, &x);
         }
         return;
     }
@@ -209,22 +271,27 @@ void nib_op_attention(nib_worker *w, const nib_attention *a, const nib_run *runs
         base += n_tasks;
     }
     nib_sync(w);
+    if (split) {
+        attend_split(w, a, wanted, q, out, &x);
+        return;
+    }
 
     next = nib_phase(w);
-    int heads = heads_per_task(w, a, n_tok), parts = (group + heads - 1) / heads;
+    int heads = NIB_MIN(group, MAX_Q), parts = (group + heads - 1) / heads;
     int64_t step = MAX_Q / heads;
     base = 0;
     mine = nib_counter_take(next, 1);
-    for (int r = 0; r < n_runs; r++) {
-        int64_t blocks = (runs[r].n + step - 1) / step, n_tasks = blocks * a->n_kv * parts;
+    for (int r = 0; r < n_wanted; r++) {
+        const nib_run *run = &wanted[r];
+        int64_t blocks = (run->n + step - 1) / step, n_tasks = blocks * a->n_kv * parts;
         for (; mine < base + n_tasks; mine = nib_counter_take(next, 1)) {
             int64_t i = mine - base;
-            int part = (int)(i % parts), kv = (int)(i / parts % a->n_kv);
+            int h = (int)(i % parts), kv = (int)(i / parts % a->n_kv);
             /* the last blocks see the most positions: start with them */
             int64_t t = (blocks - 1 - i / parts / a->n_kv) * step;
-            int h0 = kv * group + part * heads, h1 = NIB_MIN(h0 + heads, (kv + 1) * group);
-            attend(w, a, &runs[r], runs[r].t0 + t, NIB_MIN(step, runs[r].n - t), kv, h0, h1, q, out,
-                   &x);
+            int h0 = kv * group + h * heads, h1 = NIB_MIN(h0 + heads, (kv + 1) * group);
+            attend(w, a, run, run->t0 + t, NIB_MIN(step, run->n - t), kv, h0, h1, q, out,
+                   run->out0 + t, &x);
         }
         base += n_tasks;
     }

@@ -70,6 +70,7 @@ typedef struct nib_run {
     int64_t t0, n;         /* tokens of the batch */
     int64_t pos0;          /* position of the first */
     uint8_t *const *pages; /* the sequence's pages, by position / NIB_PAGE */
+    int64_t out0;          /* row of attention's output that the first token's goes to */
 } nib_run;
 
 typedef struct nib_attention {
@@ -89,14 +90,19 @@ typedef struct nib_attention {
     int64_t q_norm_step,
         k_norm_step; /* per head: how far apart the heads' weights are (0: shared) */
     float eps;
+    float *parts; /* nib_op_attention_parts bytes, shared by all workers */
 } nib_attention;
 
-/* Norms and rotates q and k, puts k and v into the cache, then attends: out [T, H*Dv].
- * q [T, H*D] and k [T, K*D] are changed in place. Contains the barriers it needs between its own
- * phases. */
+/* Norms and rotates q and k, puts k and v into the cache, then attends: out [rows, H*Dv].
+ * q [T, H*D] and k [T, K*D] are changed in place. wanted: the parts of runs whose output is wanted,
+ * the same as runs when T is few. Contains the barriers it needs between its own phases. */
 void nib_op_attention(nib_worker *w, const nib_attention *a, const nib_run *runs, int n_runs,
-                      int64_t n_tok, float *q, float *k, const float *v, float *out);
+                      const nib_run *wanted, int n_wanted, int64_t n_tok, float *q, float *k,
+                      const float *v, float *out);
 size_t nib_op_attention_scratch(int dv);
+/* Memory for the unmerged results of a token whose chunks are shared out, so many at a time. */
+enum { NIB_ATTN_WAVE = 16 };
+size_t nib_op_attention_parts(int n_head, int dv);
 
 /* y [t] = scale * row ids[t] of m (token embedding). */
 void nib_op_lookup(nib_worker *w, nib_rows r, const nib_mat *m, const int32_t *ids, float scale,

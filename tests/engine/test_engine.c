@@ -2,6 +2,7 @@
  * test writes. */
 #include <math.h>
 #include "engine/engine.h"
+#include "ops/ops.h"
 #include "testlib.h"
 #include "tinymodel.h"
 
@@ -110,6 +111,43 @@ static void company_changes_nothing(void **state) {
         }
     }
     nib_engine_free(en);
+}
+
+/* One token far into the context, its cache shared out among threads in several waves: the bits of
+ * a prompt that ends there. */
+static void far_tokens_are_exact(void **state) {
+    (void)state;
+    enum { FAR = NIB_ATTN_CHUNK * NIB_ATTN_WAVE + 300 };
+    static const int64_t lengths[] = {NIB_ATTN_CHUNK, 2 * NIB_ATTN_CHUNK - 1, FAR};
+    nib_model *keep = model;
+    test_tiny o = {.n_layer = 2, .n_ctx = FAR + 1}; /* one kv head */
+    test_ok(nib_model_open(&model, test_tiny_model("far.gguf", &o), NULL, &e), &e);
+    int32_t *ids = nib_alloc((FAR + 1) * sizeof *ids);
+    some_tokens(ids, FAR + 1, 5);
+    float *want[NIB_ARRAY_LEN(lengths)];
+    for (int threads = 1; threads <= 3; threads++) {
+        nib_engine *en = engine(NIB_KV_F16, threads, 1, FAR + 1);
+        nib_seq *s;
+        const float *logits;
+        test_ok(nib_seq_new(&s, en, &e), &e);
+        for (size_t i = 0; i < NIB_ARRAY_LEN(lengths); i++) {
+            int64_t n = lengths[i], from = nib_seq_len(s);
+            if (threads == 1) {
+                test_ok(nib_seq_eval(s, ids + from, n + 1 - from, &logits, &e), &e);
+                want[i] = copy(logits);
+                nib_seq_rewind(s, n);
+            } else {
+                test_ok(nib_seq_eval(s, ids + from, n - from, NULL, &e), &e);
+            }
+            test_ok(nib_seq_eval(s, ids + n, 1, &logits, &e), &e);
+            expect_same(logits, want[i]);
+        }
+        nib_engine_free(en);
+    }
+    for (size_t i = 0; i < NIB_ARRAY_LEN(lengths); i++) nib_free(want[i]);
+    nib_free(ids);
+    nib_model_release(model);
+    model = keep;
 }
 
 static void limits_are_errors(void **state) {
@@ -241,10 +279,11 @@ static void embedding_has_length_one(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(rewind_is_exact),       cmocka_unit_test(company_changes_nothing),
-        cmocka_unit_test(limits_are_errors),     cmocka_unit_test(cancel_keeps_whole_chunks),
-        cmocka_unit_test(steps_do_not_allocate), cmocka_unit_test(loading_may_fail_anywhere),
-        cmocka_unit_test(plan_counts_kv),        cmocka_unit_test(embedding_has_length_one),
+        cmocka_unit_test(rewind_is_exact),           cmocka_unit_test(company_changes_nothing),
+        cmocka_unit_test(far_tokens_are_exact),      cmocka_unit_test(limits_are_errors),
+        cmocka_unit_test(cancel_keeps_whole_chunks), cmocka_unit_test(steps_do_not_allocate),
+        cmocka_unit_test(loading_may_fail_anywhere), cmocka_unit_test(plan_counts_kv),
+        cmocka_unit_test(embedding_has_length_one),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);
 }
