@@ -187,6 +187,7 @@ static nib_act input(view *p, const float *in, int64_t width, int n, const nib_l
 static void add_residual(view *p, const float *y, const nib_norm *post, const nib_norm *sum_norm) {
     const nib_desc *d = p->d;
     int64_t from = p->r.t0 * d->n_embd, n = (p->r.t1 - p->r.t0) * d->n_embd;
+    nib_at(p->w, NIB_SECTION_NORM);
     if (post && post->w) {
         nib_op_norm(p->w, p->r, d->norm, post, d->eps, y, p->norm, d->n_embd);
         y = p->norm;
@@ -252,6 +253,7 @@ static void attention(view *p, int layer, const float **in) {
     float *const to_qkv[] = {x->q, x->k, x->v}, *const to_y[] = {x->y};
 
     nib_act a = input(p, *in, d->n_embd, 3, qkv);
+    nib_at(p->w, NIB_SECTION_QKV);
     nib_op_linear(p->w, 3, qkv, &a, to_qkv);
     nib_sync(p->w);
     nib_attention job = {
@@ -289,6 +291,7 @@ static void attention(view *p, int layer, const float **in) {
     if (narrowing) narrow(p, in);
     if (!p->n_tok) return;
     a = input(p, x->att, (int64_t)d->n_head * d->dv, 1, o);
+    nib_at(p->w, NIB_SECTION_ATTN_OUT);
     nib_op_linear(p->w, 1, o, &a, to_y);
     nib_sync(p->w);
 }
@@ -300,9 +303,11 @@ static void feed_forward(view *p, int layer, const float *in) {
     const nib_linear *const first[] = {&l->up, &l->gate}, *const down[] = {&l->down};
     float *const to_y2[] = {x->y2};
     nib_act a = input(p, in, p->d->n_embd, 2, first);
+    nib_at(p->w, NIB_SECTION_FFN_IN);
     nib_op_linear_act(p->w, l->gate.w.data ? &l->gate : NULL, &l->up, p->d->act, &a, x->h);
     nib_sync(p->w);
     a = input(p, x->h, p->d->n_ff, 1, down);
+    nib_at(p->w, NIB_SECTION_FFN_OUT);
     nib_op_linear(p->w, 1, down, &a, to_y2);
     nib_sync(p->w);
 }
@@ -344,7 +349,8 @@ static void outputs(view *p) {
     nib_worker *w = p->w;
     if (!b->n_out) return;
     bool narrowed = p->n_tok != b->n_tok; /* then the wanted tokens are all there are */
-    if (!p->few) nib_sync(w);             /* other workers' tokens */
+    nib_at(w, NIB_SECTION_NORM);
+    if (!p->few) nib_sync(w); /* other workers' tokens */
     nib_rows r = nib_op_rows(w, b->n_out);
     bool few = b->n_out <= NIB_FEW;
     own o;
@@ -373,6 +379,7 @@ static void outputs(view *p) {
     if (!few) nib_sync(w);
     const nib_linear *const head[] = {&d->head};
     float *const to[] = {b->logits};
+    nib_at(w, NIB_SECTION_HEAD);
     nib_op_linear(w, 1, head, &a, to);
     if (d->logit_scale == 1 && d->final_softcap <= 0) return;
     nib_sync(w);
@@ -397,6 +404,7 @@ static void forward(nib_worker *w, void *arg) {
     p.res = p.few ? o.x : x->x;
     p.norm = p.few ? o.xn : x->xn;
     p.act_memory = p.few ? o.act : x->act_memory;
+    nib_at(w, NIB_SECTION_EMBED);
     for (int i = 0; i < NIB_ROPE_TABLES; i++) {
         float *cs = p.few ? o.cs[i] : x->cs[i];
         p.cs[i] = cs;

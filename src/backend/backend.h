@@ -13,13 +13,30 @@
 
 typedef struct nib_backend nib_backend;
 
+/* ---- where time goes ---- */
+typedef enum nib_section {
+#define NIB_SECTION(name, text) NIB_SECTION_##name,
+#include "backend/sections.def"
+#undef NIB_SECTION
+    NIB_N_SECTIONS
+} nib_section;
+const char *nib_section_name(nib_section s);
+/* One thread's share. */
+typedef struct nib_profile {
+    double seconds[NIB_N_SECTIONS];
+    uint64_t n_barriers;
+    nib_section now;
+    double since;
+} nib_profile;
+
 /* One thread's view of a running program. */
 typedef struct nib_worker {
     nib_backend *be;
     const nib_kernels *k;
-    int tid, n;     /* this thread, of how many */
-    void *scratch;  /* this thread's own, as reserved, 64-byte aligned */
-    uint64_t phase; /* advances alike on every thread */
+    int tid, n;           /* this thread, of how many */
+    void *scratch;        /* this thread's own, as reserved, 64-byte aligned */
+    uint64_t phase;       /* advances alike on every thread */
+    nib_profile *profile; /* NULL: nobody asks where time goes */
 } nib_worker;
 typedef void (*nib_program)(nib_worker *w, void *arg);
 
@@ -29,10 +46,18 @@ void nib_backend_free(nib_backend *be);
 int nib_backend_threads(const nib_backend *be);
 /* Makes every thread's scratch at least 'bytes' large. Not while a program runs. */
 nib_status nib_backend_reserve(nib_backend *be, size_t bytes, nib_error *e);
+/* From now on each thread adds its times to profiles[thread]; NULL ends it. Not while a program
+ * runs. */
+void nib_backend_profile(nib_backend *be, nib_profile *profiles);
 /* Runs the program on all threads; returns when all are done. */
 void nib_backend_run(nib_backend *be, nib_program program, void *arg);
 
 /* -- inside a program -- */
+/* What the thread does from here on, for the profile. */
+void nib_section_start(nib_profile *p, nib_section s);
+static inline void nib_at(nib_worker *w, nib_section s) {
+    if (w->profile) nib_section_start(w->profile, s);
+}
 void nib_sync(nib_worker *w);
 /* This thread's part [*lo, *hi) of [0, n). */
 static inline void nib_share(const nib_worker *w, int64_t n, int64_t *lo, int64_t *hi) {

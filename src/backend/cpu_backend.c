@@ -15,7 +15,32 @@ struct nib_backend {
     nib_program program;
     void *arg;
     uint64_t phase;
+    nib_profile *profiles;
 };
+
+/* ---- where time goes ---- */
+
+const char *nib_section_name(nib_section s) {
+    static const char *const names[] = {
+#define NIB_SECTION(name, text) text,
+#include "backend/sections.def"
+#undef NIB_SECTION
+    };
+    return names[s];
+}
+
+void nib_section_start(nib_profile *p, nib_section s) {
+    double now = nib_now();
+    p->seconds[p->now] += now - p->since;
+    p->now = s;
+    p->since = now;
+}
+
+void nib_backend_profile(nib_backend *be, nib_profile *profiles) {
+    be->profiles = profiles;
+}
+
+/* ---- threads ---- */
 
 nib_status nib_backend_new(nib_backend **out, int n_threads, nib_error *e) {
     if (n_threads == 0) {
@@ -63,9 +88,16 @@ static void start(void *arg, int tid, int n) {
     nib_backend *be = arg;
     nib_worker w = {.be = be, .k = be->k, .tid = tid, .n = n, .phase = be->phase};
     if (be->scratch) w.scratch = (char *)be->scratch + be->scratch_each * (size_t)tid;
+    if (be->profiles) {
+        w.profile = &be->profiles[tid];
+        w.profile->now = NIB_SECTION_OTHER;
+        w.profile->since = nib_now();
+    }
     be->program(&w, be->arg);
+    nib_at(&w, NIB_SECTION_OTHER);
     nib_sync(&w); /* nobody may still be reading be->phase when it changes */
     if (tid == 0) be->phase = w.phase;
+    nib_at(&w, NIB_SECTION_OTHER);
 }
 
 void nib_backend_run(nib_backend *be, nib_program program, void *arg) {
@@ -75,7 +107,16 @@ void nib_backend_run(nib_backend *be, nib_program program, void *arg) {
 }
 
 void nib_sync(nib_worker *w) {
+    nib_profile *p = w->profile;
+    if (!p) {
+        nib_pool_barrier(w->be->pool);
+        return;
+    }
+    nib_section s = p->now;
+    nib_section_start(p, NIB_SECTION_WAIT);
+    p->n_barriers++;
     nib_pool_barrier(w->be->pool);
+    nib_section_start(p, s);
 }
 
 nib_counter *nib_phase(nib_worker *w) {

@@ -7,7 +7,7 @@
 enum { MAX_LIST = 32 };
 static const char *pp = "512", *tg = "64", *depth = "0", *batch = "1", *threads = "0", *kv = "f16";
 static int64_t reps = 5;
-static bool as_json, as_csv, no_probe;
+static bool as_json, as_csv, no_probe, profile;
 const nib_option nib_opts_bench[] = {
     NIB_OPT_TEXT("pp", 0, "LIST", &pp, "prompt lengths in tokens, 0 for none (512)"),
     NIB_OPT_TEXT("tg", 0, "LIST", &tg, "tokens to generate, 0 for none (64)"),
@@ -17,6 +17,8 @@ const nib_option nib_opts_bench[] = {
     NIB_OPT_TEXT("kv", 0, "LIST", &kv, "formats of the key/value cache: f16, f32, q8_0 (f16)"),
     NIB_OPT_INT("reps", 'r', "N", &reps, 1, 1000, "timed runs after one warm-up (5)"),
     NIB_OPT_SWITCH("no-probe", 0, &no_probe, "do not measure the machine's own limits"),
+    NIB_OPT_SWITCH("profile", 0, &profile,
+                   "show where each test's time goes: per operation, barriers included"),
     NIB_OPT_SWITCH("json", 0, &as_json,
                    "print {\"machine\", \"results\": [{\"test\", \"tok_per_s\", ...}]}"),
     NIB_OPT_SWITCH("csv", 0, &as_csv, "print comma-separated values"),
@@ -51,7 +53,8 @@ typedef struct row {
     nib_bench_result r;
     int threads;
     const char *kv;
-    double share; /* of the machine's limit; 0 unknown */
+    double share;                /* of the machine's limit; 0 unknown */
+    const nib_profile *profiles; /* of each thread; NULL: none */
 } row;
 
 typedef struct report {
@@ -59,6 +62,38 @@ typedef struct report {
     bool headed;
     char quant[32];
 } report;
+
+/* Milliseconds of one token (of all sequences together, when several) in a section, the threads'
+ * mean. */
+static double section_ms(const row *x, int section) {
+    double sum = 0, tokens = (double)x->r.test.n * x->r.reps;
+    for (int t = 0; t < x->threads; t++) sum += x->profiles[t].seconds[section];
+    return sum * 1e3 / x->threads / tokens;
+}
+
+static double barriers(const row *x) {
+    return (double)x->profiles[0].n_barriers / ((double)x->r.test.n * x->r.reps);
+}
+
+static void print_profile(const row *x, const char *name) {
+    double all = 0;
+    for (int s = 0; s < NIB_N_SECTIONS; s++) all += section_ms(x, s);
+    printf("\n%s: where a token's %.4g ms go (%.3g barriers)\n\n", name, all, barriers(x));
+    printf("| | ms | share |\n|---|---:|---:|\n");
+    for (int s = 0; s < NIB_N_SECTIONS; s++) {
+        double ms = section_ms(x, s);
+        printf("| %s | %.4g | %.1f %% |\n", nib_section_name((nib_section)s), ms, ms / all * 100);
+    }
+    printf("\n");
+}
+
+static json_t *profile_json(const row *x) {
+    json_t *o = json_pack("{s:f}", "barriers_per_token", barriers(x)), *parts = json_object();
+    for (int s = 0; s < NIB_N_SECTIONS; s++)
+        json_object_set_new(parts, nib_section_name((nib_section)s), json_real(section_ms(x, s)));
+    json_object_set_new(o, "ms_per_token", parts);
+    return o;
+}
 
 static void print_row(report *out, const row *x) {
     char name[64];
@@ -72,6 +107,7 @@ static void print_row(report *out, const row *x) {
                       "tokens", (json_int_t)x->r.test.n, "depth", (json_int_t)x->r.test.depth,
                       "batch", x->r.test.batch, "threads", x->threads, "kv", x->kv);
         if (x->share > 0) json_object_set_new(o, "share_of_limit", json_real(x->share));
+        if (x->profiles) json_object_set_new(o, "profile", profile_json(x));
         json_array_append_new(out->results, o);
         return;
     }
@@ -94,6 +130,10 @@ static void print_row(report *out, const row *x) {
             printf("– |\n");
     }
     out->headed = true;
+    if (x->profiles && !as_csv) {
+        print_profile(x, name);
+        out->headed = false;
+    }
     fflush(stdout);
 }
 
@@ -137,6 +177,10 @@ static nib_status one_engine(nib_model *m, int n_threads, nib_kv_type type, cons
         [NIB_KV_F16] = "f16", [NIB_KV_F32] = "f32", [NIB_KV_Q8_0] = "q8_0"};
     row x = {.m = nib_model_get_info(m), .threads = nib_engine_threads(en), .kv = kv_names[type]};
     nib_status s = NIB_OK;
+    nib_profile *profiles = nib_alloc((size_t)x.threads * sizeof *profiles);
+    if (!profiles)
+        NIB_TRY_OUT(nib_fail_nomem(e, (size_t)x.threads * sizeof *profiles, "the profile"));
+    if (profile) x.profiles = profiles;
     for (int d = 0; d < ld->n; d++) {
         for (int kind = 0; kind < 2; kind++) {
             const list *lens = kind == NIB_BENCH_PROMPT ? lp : lt;
@@ -145,7 +189,9 @@ static nib_status one_engine(nib_model *m, int n_threads, nib_kv_type type, cons
                 for (int b = 0; b < n_batch && lens->v[i] > 0; b++) {
                     nib_bench_test t = {(nib_bench_kind)kind, lens->v[i], ld->v[d],
                                         kind == NIB_BENCH_PROMPT ? 1 : (int)lb->v[b]};
-                    NIB_TRY_OUT(nib_bench_run(en, &t, (int)reps, &x.r, e));
+                    memset(profiles, 0, (size_t)x.threads * sizeof *profiles);
+                    NIB_TRY_OUT(
+                        nib_bench_run(en, &t, (int)reps, profile ? profiles : NULL, &x.r, e));
                     x.share = share(m, type, &x.r, p);
                     print_row(out, &x);
                 }
@@ -154,6 +200,7 @@ static nib_status one_engine(nib_model *m, int n_threads, nib_kv_type type, cons
     }
 out:
     nib_engine_free(en);
+    nib_free(profiles);
     return s;
 }
 

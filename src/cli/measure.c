@@ -14,7 +14,7 @@ static nib_status measure(nib_repl *r, const nib_bench_test *t, nib_bench_result
     p.n_seq = t->batch;
     NIB_TRY(nib_engine_new(&engine, r->host.model, &p, e));
     nib_engine_set_cancel(engine, &nib_cancel);
-    nib_status s = nib_bench_run(engine, t, RUNS, out, e);
+    nib_status s = nib_bench_run(engine, t, RUNS, NULL, out, e);
     nib_engine_free(engine);
     return s;
 }

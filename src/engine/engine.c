@@ -133,6 +133,10 @@ int64_t nib_engine_n_ctx(const nib_engine *en) {
 int nib_engine_threads(const nib_engine *en) {
     return nib_backend_threads(en->be);
 }
+
+void nib_engine_profile(nib_engine *en, nib_profile *profiles) {
+    nib_backend_profile(en->be, profiles);
+}
 void nib_engine_set_cancel(nib_engine *en, const atomic_bool *flag) {
     en->cancel = flag;
 }

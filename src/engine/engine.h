@@ -10,7 +10,7 @@
  * kept from earlier. */
 #ifndef NIB_ENGINE_H
 #define NIB_ENGINE_H
-#include "kernels/kernels.h"
+#include "backend/backend.h"
 #include "tokenizer/tokenizer.h"
 #include "sample/sample.h"
 #include "chat/chat.h"
@@ -95,6 +95,8 @@ int nib_engine_threads(const nib_engine *en);
 /* Checked between the steps of every evaluation; set it (from any thread or a signal handler) to
  * stop with NIB_ERR_CANCELLED. */
 void nib_engine_set_cancel(nib_engine *en, const atomic_bool *flag);
+/* From now on adds up where time goes: profiles[threads]; NULL ends it. */
+void nib_engine_profile(nib_engine *en, nib_profile *profiles);
 
 nib_status nib_seq_new(nib_seq **out, nib_engine *en, nib_error *e);
 void nib_seq_free(nib_seq *s);

@@ -63,8 +63,8 @@ static void summarise(double *v, int n, nib_bench_result *out) {
     out->reps = n;
 }
 
-nib_status nib_bench_run(nib_engine *en, const nib_bench_test *t, int reps, nib_bench_result *out,
-                         nib_error *e) {
+nib_status nib_bench_run(nib_engine *en, const nib_bench_test *t, int reps, nib_profile *profiles,
+                         nib_bench_result *out, nib_error *e) {
     if (t->n < 1 || t->depth < 0 || t->batch < 1 || t->batch > MAX_BATCH || reps < 1 ||
         reps > MAX_REPS)
         return nib_fail(e, NIB_ERR_ARGUMENT,
@@ -86,6 +86,7 @@ nib_status nib_bench_run(nib_engine *en, const nib_bench_test *t, int reps, nib_
     }
     for (int i = -1; i < reps; i++) {
         for (int b = 0; b < t->batch; b++) nib_seq_rewind(seqs[b], t->depth);
+        if (i == 0) nib_engine_profile(en, profiles);
         double start = nib_now();
         const float *logits;
         if (t->kind == NIB_BENCH_PROMPT)
@@ -99,6 +100,7 @@ nib_status nib_bench_run(nib_engine *en, const nib_bench_test *t, int reps, nib_
     summarise(speed, reps, &r);
     *out = r;
 out:
+    nib_engine_profile(en, NULL);
     for (int b = 0; b < t->batch; b++) nib_seq_free(seqs[b]);
     nib_free(speed);
     nib_free(ids);

@@ -34,10 +34,10 @@ typedef struct nib_bench_result {
 const char *nib_bench_name(const nib_bench_test *t, char *buf, size_t n);
 /* The context and the number of sequences the engine must have. */
 int64_t nib_bench_context(const nib_bench_test *t);
-/* One warm-up, then reps timed runs on tokens drawn from a fixed seed. NIB_ERR_CANCELLED when the
- * engine's flag is set. */
-nib_status nib_bench_run(nib_engine *en, const nib_bench_test *t, int reps, nib_bench_result *out,
-                         nib_error *e);
+/* One warm-up, then reps timed runs on tokens drawn from a fixed seed. profiles: NULL, or one a
+ * thread, zeroed, that the timed runs add to. NIB_ERR_CANCELLED when the engine's flag is set. */
+nib_status nib_bench_run(nib_engine *en, const nib_bench_test *t, int reps, nib_profile *profiles,
+                         nib_bench_result *out, nib_error *e);
 /* Bytes of weights one generated token reads (the token table only when it is the output matrix
  * too). */
 uint64_t nib_bench_token_bytes(const nib_model *m);

@@ -240,6 +240,7 @@ void nib_op_attention(nib_worker *w, const nib_attention *a, const nib_run *runs
     carve(&x, w->scratch, a->dv);
     int group = a->n_head / a->n_kv;
     if (a->qk_full && (a->q_norm.w || a->k_norm.w)) norm_full(w, a, n_tok, q, k);
+    nib_at(w, NIB_SECTION_ATTENTION);
 
     bool one = n_tok == 1 && n_wanted == 1 && group <= MAX_Q;
     bool split = one && a->n_kv % w->n != 0 && runs[0].pos0 >= NIB_ATTN_CHUNK;

@@ -9,6 +9,7 @@ nib_rows nib_op_rows(const nib_worker *w, int64_t n_tok) {
 
 void nib_op_norm(nib_worker *w, nib_rows r, nib_norm_kind kind, const nib_norm *n, float eps,
                  const float *x, float *y, int64_t width) {
+    nib_at(w, NIB_SECTION_NORM);
     for (int64_t t = r.t0; t < r.t1; t++) {
         if (kind == NIB_NORM_RMS)
             w->k->rms_norm(x + t * width, n->w, eps, width, y + t * width);
@@ -18,6 +19,7 @@ void nib_op_norm(nib_worker *w, nib_rows r, nib_norm_kind kind, const nib_norm *
 }
 
 void nib_op_quantise(nib_worker *w, nib_rows r, nib_act *a) {
+    nib_at(w, NIB_SECTION_QUANTISE);
     if (r.t1 > r.t0) w->k->quantise(a->x, a->ldx, r.t0, r.t1, a);
 }
 

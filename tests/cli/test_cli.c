@@ -566,6 +566,9 @@ static void test_bench(void **state) {
     test_out_has("\"test\": \"pp8\"");
     test_out_has("\"test\": \"tg4 @16 x2\"");
     test_out_has("\"reps\": 2");
+    test_nib(NULL, "bench %s --pp 16 --tg 0 --reps 1 --no-probe --profile", tiny());
+    test_status(0);
+    test_out_has("| waiting at barriers |");
     test_nib(NULL, "bench %s --tg four", tiny());
     test_failed(2, "--tg 'four'");
     test_nib(NULL, "bench %s", embedder());
