@@ -79,9 +79,9 @@ typedef struct nib_upload {
 } nib_upload;
 /* Bytes of its own the matrix will take. */
 size_t nib_upload_bytes(const nib_upload *u, bool f32);
-/* 'done' is called from the calling thread after each matrix with the raw bytes it came from;
- * returning false cancels. On failure everything uploaded so far is given back; the matrices are
- * then unusable. */
+/* 'done' is called from the calling thread after each part of a matrix with the raw bytes it was
+ * made of; returning false cancels. On failure everything uploaded so far is given back; the
+ * matrices are then unusable. */
 typedef bool (*nib_upload_fn)(void *arg, const nib_upload *u, const void *raw, size_t raw_bytes);
 nib_status nib_backend_upload(nib_backend *be, nib_upload *u, int64_t n, bool f32,
                               nib_upload_fn done, void *arg, nib_error *e);

@@ -143,17 +143,17 @@ size_t nib_upload_bytes(const nib_upload *u, bool f32) {
 typedef struct pack_job {
     const nib_mat *raw;
     nib_mat *packed;
-    bool convert; /* to floats first; scratch holds one panel's rows */
+    bool convert;   /* to floats first; scratch holds one panel's rows */
+    int64_t p0, p1; /* panels */
 } pack_job;
 
 static void pack_program(nib_worker *w, void *arg) {
     const pack_job *j = arg;
     const nib_dtype_info *info = nib_dtype_get(j->raw->dtype);
     nib_counter *next = nib_phase(w);
-    int64_t n_panels = (j->raw->n + NIB_PANEL - 1) / NIB_PANEL;
     enum { CHUNK = 8 };
-    for (int64_t p; (p = nib_counter_take(next, CHUNK)) < n_panels;) {
-        for (int64_t i = p; i < NIB_MIN(p + CHUNK, n_panels); i++) {
+    for (int64_t p; (p = j->p0 + nib_counter_take(next, CHUNK)) < j->p1;) {
+        for (int64_t i = p; i < NIB_MIN(p + CHUNK, j->p1); i++) {
             int64_t row = i * NIB_PANEL;
             int n_rows = (int)NIB_MIN(j->raw->n - row, NIB_PANEL);
             const uint8_t *rows = j->raw->data + (size_t)row * j->raw->stride;
@@ -170,21 +170,34 @@ static void pack_program(nib_worker *w, void *arg) {
     }
 }
 
-static nib_status upload_one(nib_backend *be, nib_upload *u, bool f32, nib_error *e) {
+/* Packs a slice at a time: what lies in memory twice, once raw and once packed, is one slice. */
+static nib_status upload_one(nib_backend *be, nib_upload *u, bool f32, nib_upload_fn done,
+                             void *arg, nib_error *e) {
+    enum { SLICE_BYTES = 16 << 20 };
     u->own = NULL;
     u->own_bytes = 0;
     size_t bytes = nib_upload_bytes(u, f32);
-    if (!bytes) return NIB_OK;
     nib_mat raw = *u->mat;
-    nib_dtype t = packed_dtype(u, f32);
-    bool convert = t != raw.dtype;
-    if (convert) NIB_TRY(nib_backend_reserve(be, (size_t)raw.k * NIB_PANEL * 4, e));
-    if (bytes == SIZE_MAX || !(u->own = nib_alloc_pages(bytes)))
-        return nib_fail_nomem(e, bytes, "weights");
-    u->own_bytes = bytes;
-    *u->mat = (nib_mat){t, true, raw.n, raw.k, u->own, nib_mat_panel_bytes(t, raw.k)};
-    pack_job job = {&raw, u->mat, convert};
-    nib_backend_run(be, pack_program, &job);
+    int64_t n_panels = (raw.n + NIB_PANEL - 1) / NIB_PANEL, step = n_panels;
+    if (bytes) {
+        nib_dtype t = packed_dtype(u, f32);
+        if (t != raw.dtype) NIB_TRY(nib_backend_reserve(be, (size_t)raw.k * NIB_PANEL * 4, e));
+        if (bytes == SIZE_MAX || !(u->own = nib_alloc_pages(bytes)))
+            return nib_fail_nomem(e, bytes, "weights");
+        u->own_bytes = bytes;
+        *u->mat = (nib_mat){t, true, raw.n, raw.k, u->own, nib_mat_panel_bytes(t, raw.k)};
+        step = NIB_MAX(SLICE_BYTES / (int64_t)(raw.stride * NIB_PANEL), 1);
+    }
+    for (int64_t p = 0; p < n_panels; p += step) {
+        int64_t end = NIB_MIN(p + step, n_panels), row = p * NIB_PANEL;
+        if (bytes) {
+            pack_job job = {&raw, u->mat, u->mat->dtype != raw.dtype, p, end};
+            nib_backend_run(be, pack_program, &job);
+        }
+        size_t n_rows = (size_t)(NIB_MIN(end * NIB_PANEL, raw.n) - row);
+        if (done && !done(arg, u, raw.data + (size_t)row * raw.stride, n_rows * raw.stride))
+            return nib_fail(e, NIB_ERR_CANCELLED, "loading was cancelled");
+    }
     return NIB_OK;
 }
 
@@ -192,12 +205,7 @@ nib_status nib_backend_upload(nib_backend *be, nib_upload *u, int64_t n, bool f3
                               nib_upload_fn done, void *arg, nib_error *e) {
     nib_status s = NIB_OK;
     int64_t i = 0;
-    for (; i < n && s == NIB_OK; i++) {
-        nib_mat raw = *u[i].mat;
-        s = upload_one(be, &u[i], f32, e);
-        if (s == NIB_OK && done && !done(arg, &u[i], raw.data, raw.stride * (size_t)raw.n))
-            s = nib_fail(e, NIB_ERR_CANCELLED, "loading was cancelled");
-    }
+    for (; i < n && s == NIB_OK; i++) s = upload_one(be, &u[i], f32, done, arg, e);
     if (s != NIB_OK)
         while (i-- > 0) nib_upload_free(&u[i]);
     return s;
