@@ -192,6 +192,7 @@ int main(int argc, char **argv) {
             o.a.x = x;
             o.a.ldx = cols;
             k->quantise(x, cols, 0, n_tok, &o.a);
+            if (cols % 256 == 0) k->quantise_k(x, cols, 0, n_tok, &o.a);
             o.scratch_bytes = NIB_ROUND_UP(nib_matmul_scratch(n_tok, cols), (size_t)64);
             o.scratch = take(o.scratch_bytes * (size_t)threads);
             o.y = take(out);
@@ -210,7 +211,7 @@ int main(int argc, char **argv) {
                 if (n_tok < 16)
                     peak = NIB_MAX(peak, rate_of(pool, read_streams, &pr, (double)bytes));
 #if defined(__x86_64__)
-                else if (nib_mat_act(all[f]) == NIB_ACT_Q8 &&
+                else if (nib_mat_act(all[f]) != NIB_ACT_F32 &&
                          strstr(nib_cpu_features(), "avx512vnni"))
                     peak = NIB_MAX(peak, rate_of(pool, many_dots, &pr, 6e6 * 128 * threads));
                 else if (strstr(nib_cpu_features(), "fma"))

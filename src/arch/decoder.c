@@ -169,16 +169,14 @@ typedef struct view {
     nib_run wanted[NIB_FEW]; /* one a token, when the last layer narrows */
 } view;
 
-/* The input of matrices l[0..n): in [T, width], quantised when one of them wants it. Waits when
+/* The input of matrices l[0..n): in [T, width], quantised as they want it. Waits when
  * tokens are shared out. */
 static nib_act input(view *p, const float *in, int64_t width, int n, const nib_linear *const *l) {
     nib_act a;
     nib_act_bind(&a, p->act_memory, p->n_tok, width);
     a.x = in;
     a.ldx = width;
-    bool q8 = false;
-    for (int i = 0; i < n; i++) q8 |= nib_linear_needs_q8(l[i]);
-    if (q8) nib_op_quantise(p->w, p->r, &a);
+    nib_op_quantise(p->w, p->r, n, l, &a);
     if (!p->few) nib_sync(p->w);
     return a;
 }
@@ -375,9 +373,9 @@ static void outputs(view *p) {
     nib_act_bind(&a, few ? o.act : p->x->act_memory, b->n_out, d->n_embd);
     a.x = out;
     a.ldx = d->n_embd;
-    if (nib_linear_needs_q8(&d->head)) nib_op_quantise(w, r, &a);
-    if (!few) nib_sync(w);
     const nib_linear *const head[] = {&d->head};
+    nib_op_quantise(w, r, 1, head, &a);
+    if (!few) nib_sync(w);
     float *const to[] = {b->logits};
     nib_at(w, NIB_SECTION_HEAD);
     nib_op_linear(w, 1, head, &a, to);

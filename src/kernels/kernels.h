@@ -36,13 +36,15 @@ typedef struct nib_mat {
 } nib_mat;
 
 enum { NIB_PANEL = 16 };
-typedef enum nib_act_kind { NIB_ACT_F32, NIB_ACT_Q8 } nib_act_kind;
+/* What multiplies a matrix; bits, because the consumers of one input may want several. */
+typedef enum nib_act_kind { NIB_ACT_F32 = 0, NIB_ACT_Q8 = 1, NIB_ACT_Q8K = 2 } nib_act_kind;
 
 /* What multiplies a weight matrix. Float formats (F32, F16, BF16) and those without a packed form
- * take the floats; all others take 8-bit integers with one scale per 32: x ~ d * q, d = max|x| /
- * 127, q = nearest-even(x * (127 / max|x|)). NaN counts as 0, infinity as the largest float, a
- * block whose max|x| is below 2^-100 as zeros; |q| <= 127. The arrays run by block of 32 columns,
- * then by token. */
+ * take the floats (F32); formats with blocks of 32 columns take 8-bit integers with one scale per
+ * 32 (Q8), formats with blocks of 256 the same with one scale per 256 (Q8K): x ~ d * q, d = max|x|
+ * / 127, q = nearest-even(x * (127 / max|x|)). NaN counts as 0, infinity as the largest float, a
+ * block whose max|x| is below 2^-100 as zeros; |q| <= 127. The arrays run by block of columns, then
+ * by token. */
 typedef struct nib_act {
     int64_t n_tok, k;
     const float *x; /* [T, K], rows ldx floats apart */
@@ -50,10 +52,12 @@ typedef struct nib_act {
     int8_t *q; /* [K/32][T][32], 64-byte aligned */
     float *d;  /* [K/32][T] */
     float *ds; /* [K/32][T]: d * the sum of the block's q, for formats with minima */
-    float *dh; /* [K/32][T][2]: the same of each half block */
     int32_t
-        *bias; /* [K/32][T]: -128 * the sum of the block's q, for weights stored with 128 added */
-    int32_t *biash; /* [K/32][T][2]: the same of each half block */
+        *bias;  /* [K/32][T]: -128 * the sum of the block's q, for weights stored with 128 added */
+    int8_t *kq; /* [K/64][T][64], 64-byte aligned; a tile past the last token may be read */
+    float *kd;  /* [K/256][T] */
+    int16_t *ks16; /* [K/256][T][16]: sums of 16 q each */
+    int16_t *ks32; /* [K/256][T][8]: sums of 32 q each */
 } nib_act;
 size_t nib_act_bytes(int64_t n_tok, int64_t k); /* for all arrays together, in 64-byte parts */
 void nib_act_bind(nib_act *a, void *mem, int64_t n_tok,
@@ -113,13 +117,13 @@ typedef struct nib_kernels {
                  uint8_t *panel);
     /* One row of a matrix (packed or not) as floats: exactly what the format's to_f32 gives. */
     void (*unpack_row)(const nib_mat *w, int64_t row, float *dst);
-    /* Tokens [t0, t1) of x [T, K] into a (a->n_tok, a->k bound before). K a multiple of 32. NaN
-     * counts as 0. */
+    /* Tokens [t0, t1) of x [T, K] into a (a->n_tok, a->k bound before): quantise fills the arrays
+     * of Q8, K a multiple of 32; quantise_k those of Q8K, K a multiple of 256. */
     void (*quantise)(const float *x, int64_t ldx, int64_t t0, int64_t t1, nib_act *a);
+    void (*quantise_k)(const float *x, int64_t ldx, int64_t t0, int64_t t1, nib_act *a);
     /* y[t*ldy + row] = sum over k of w[row][k] * a[t][k] for all tokens and rows of panels [p0,
-     * p1); rows past w->n are not written. Per block of 32 (or half block where the format has a
-     * scale per 16) an exact integer sum, then one fmaf into the output, ascending; the scale
-     * product order is stated with each format. scratch: matmul_scratch bytes. */
+     * p1); rows past w->n are not written. Per block of the activations an exact integer sum, then
+     * fmaf into the output, ascending; mm.h states the order. scratch: nib_matmul_scratch bytes. */
     void (*matmul)(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                    int64_t ldy, void *scratch);
 

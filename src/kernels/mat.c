@@ -17,7 +17,6 @@ static const mm_format formats[] = {
                  .code_bytes = ((B0) + (B1)) * 64,                                                 \
                  .scale_bytes = (2 * (NU16) + (NU8)) * NIB_PANEL},
 #include "kernels/p16.def"
-#undef NIB_P16
 };
 
 const int8_t nib_mm_iq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
@@ -34,7 +33,8 @@ static bool is_float(nib_dtype t) {
 }
 
 nib_act_kind nib_mat_act(nib_dtype t) {
-    return nib_mm_format(t) ? NIB_ACT_Q8 : NIB_ACT_F32;
+    if (!nib_mm_format(t)) return NIB_ACT_F32;
+    return nib_dtype_get(t)->block_len == 256 ? NIB_ACT_Q8K : NIB_ACT_Q8;
 }
 
 bool nib_mat_can_pack(nib_dtype t, int64_t k) {
@@ -53,8 +53,9 @@ static size_t part(size_t bytes) {
 }
 
 size_t nib_act_bytes(int64_t n_tok, int64_t k) {
-    size_t n = (size_t)(n_tok * (k / 32));
-    return part(n * 32) + 3 * part(n * 4) + 2 * part(n * 8);
+    size_t n = (size_t)(n_tok * (k / 32)), nk = (size_t)(n_tok * (k / 256));
+    return part(n * 32) + 3 * part(n * 4) + part(nk * 256 + 1024) + part(nk * 4) + part(nk * 32) +
+           part(nk * 16 + 256);
 }
 
 void nib_act_bind(nib_act *a, void *mem, int64_t n_tok, int64_t k) {
@@ -68,18 +69,23 @@ void nib_act_bind(nib_act *a, void *mem, int64_t n_tok, int64_t k) {
     p += part(n * 4);
     a->ds = (float *)(void *)p;
     p += part(n * 4);
-    a->dh = (float *)(void *)p;
-    p += part(n * 8);
     a->bias = (int32_t *)(void *)p;
     p += part(n * 4);
-    a->biash = (int32_t *)(void *)p;
+    size_t nk = (size_t)(n_tok * (k / 256));
+    a->kq = (int8_t *)p;
+    p += part(nk * 256 + 1024);
+    a->kd = (float *)(void *)p;
+    p += part(nk * 4);
+    a->ks16 = (int16_t *)(void *)p;
+    p += part(nk * 32);
+    a->ks32 = (int16_t *)(void *)p;
 }
 
 /* ---- matrices that are not packed ---- */
 
 size_t nib_matmul_scratch(int64_t n_tok, int64_t k) {
-    (void)n_tok;
-    return NIB_PANEL * sizeof(float) * (size_t)k + MM_SCRATCH + 64;
+    size_t sums = MM_PANELS_MOST * NIB_PANEL * sizeof(float) * (size_t)NIB_ROUND_UP(n_tok, 16);
+    return NIB_PANEL * sizeof(float) * (size_t)k + MM_SCRATCH + sums + 64;
 }
 
 const uint8_t *nib_mm_panel(const nib_mat *w, int64_t p, void *scratch) {

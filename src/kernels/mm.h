@@ -14,22 +14,24 @@
  *
  * The value of an output, for one row and one token, is the same sequence everywhere. Float formats:
  *   acc = 0;  for k ascending: acc = fmaf(w[k], x[k], acc)
- * Quantised formats, for each group of 32 columns ascending, isum an exact integer sum of products
+ * Formats of blocks of 32, for each block ascending, isum the exact integer sum of the 32 products
  * of weights w and activations q:
  *   PLAIN  acc = fmaf(isum, s * d, acc)
  *   MIN    acc = fmaf(m, ds, acc), then as PLAIN
- *   MIN16  acc = fmaf(m of half 0, dh[0], acc), the same of half 1, then as PLAIN
- *   HALF   acc = fmaf(fmaf(isum of half 1, s of half 1, isum of half 0 * s of half 0), d, acc)
- * where d, ds, dh belong to the activation (nib_act), s and m to the weights (all products of scales
- * are exact in f32):
- *   Q4_0 Q5_0 Q8_0 IQ4_NL  s = d                    w = code - 8, - 16, - 128, level
- *   MXFP4                  s = 2^(e - 128)          w = level, doubled
- *   Q4_1 Q5_1              s = d, m = m             w = code
- *   Q4_K Q5_K              s = d*sc, m = -dmin*min  w = code
- *   IQ4_XS                 s = d*(sc - 32)          w = level
- *   Q6_K                   s = d*sc of each half    w = code - 32
- *   Q3_K                   s = -d                   w = (sc - 32)*(4 - code), -128..124
- *   Q2_K                   s = d, m = -dmin*min     w = sc*code, 0..45; sc, min of the half block */
+ * where d, ds belong to the activation (nib_act), s and m to the weights:
+ *   Q4_0 Q5_0 Q8_0 IQ4_NL  s = d            w = code - 8, - 16, - 128, level
+ *   MXFP4                  s = 2^(e - 128)  w = level, doubled
+ *   Q4_1 Q5_1              s = d, m = m     w = code
+ * Formats of blocks of 256, for each block ascending, isum the exact sum of all 256 products of
+ * w and q, where w takes in the block's integer scales; imin the exact sum of minima times sums of
+ * the q they stand for. Both fit 32 bits (at most 134 million) and are rounded once, to floats:
+ *   PLAIN  v = isum * s;  acc = fmaf(v, d, acc)
+ *   MIN    v = isum * s;  v = fmaf(imin, m, v);  acc = fmaf(v, d, acc)
+ *   Q4_K Q5_K  s = d, m = -dmin  w = sc*code, 0..1953        sc, min per 32 columns
+ *   Q2_K       s = d, m = -dmin  w = sc*code, 0..45          sc, min per 16
+ *   Q6_K       s = d             w = sc*(code - 32)          sc per 16
+ *   Q3_K       s = -d            w = (sc - 32)*(4 - code), -128..124   sc per 16
+ *   IQ4_XS     s = d             w = (sc - 32)*level         sc per 32 */
 /* clang-format on */
 #ifndef NIB_KERNELS_MM_H
 #define NIB_KERNELS_MM_H
@@ -42,7 +44,7 @@
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
-typedef enum mm_form { MM_PLAIN, MM_MIN, MM_MIN16, MM_HALF } mm_form;
+typedef enum mm_form { MM_PLAIN, MM_MIN } mm_form;
 
 typedef struct mm_plane {
     uint8_t bits, at, run;
@@ -66,8 +68,9 @@ extern const int8_t nib_mm_iq4[16], nib_mm_fp4[16];
 /* Formats without a packed form are expanded to floats so many columns at a time: a multiple of
  * every block length. */
 enum { MM_EXPAND_K = 256 };
-/* Scratch of a matmul: a whole panel as floats, then this many bytes of working space. */
-enum { MM_SCRATCH = 96 * 1024 };
+/* Scratch of a matmul: a whole panel as floats, then this many bytes of working space, then sums:
+ * 16 floats for each of MM_PANELS_MOST panels and each token, tokens rounded up to 16. */
+enum { MM_SCRATCH = 96 * 1024, MM_PANELS_MOST = 2 };
 
 /* A panel as matmul wants it: packed already, or packed now into scratch (16 * K floats' worth of
  * bytes). */
@@ -77,19 +80,19 @@ static inline void *nib_mm_work(const nib_mat *w, void *scratch) {
     uintptr_t at = (uintptr_t)scratch + NIB_PANEL * sizeof(float) * (size_t)w->k;
     return (void *)NIB_ROUND_UP(at, (uintptr_t)64);
 }
+/* And the sums behind that, 64-byte aligned. */
+static inline float *nib_mm_sums(const nib_mat *w, void *scratch) {
+    return (float *)((char *)nib_mm_work(w, scratch) + MM_SCRATCH);
+}
 /* Columns [k0, k0+n) of a panel of a matrix that is not packed, as floats [n][16], missing rows as
  * zeros. n <= MM_EXPAND_K, k0 a multiple of it. */
 void nib_mm_expand_f32(const nib_mat *w, int64_t p, int64_t k0, int n, float *out);
 
-/* What follows from a block's scale and the sums of its halves; at: block * n_tok + token. */
-static inline void nib_mm_act_sums(nib_act *a, int64_t at, float d, const int32_t sum[2]) {
+/* What follows from a block's scale and its sum; at: block * n_tok + token. */
+static inline void nib_mm_act_sums(nib_act *a, int64_t at, float d, int32_t sum) {
     a->d[at] = d;
-    a->ds[at] = d * (float)(sum[0] + sum[1]);
-    a->bias[at] = -128 * (sum[0] + sum[1]);
-    for (int h = 0; h < 2; h++) {
-        a->dh[2 * at + h] = d * (float)sum[h];
-        a->biash[2 * at + h] = -128 * sum[h];
-    }
+    a->ds[at] = d * (float)sum;
+    a->bias[at] = -128 * sum;
 }
 
 /* Rows of w in panel p: 16, or fewer in the last. */

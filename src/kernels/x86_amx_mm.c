@@ -8,29 +8,13 @@
  *
  * Turning sums into floats takes longer than the products, so NT tokens x 2 panels of floats stay
  * in registers, and what the next group needs is started before the last one's sums are stored: a
- * store that waits for its product holds up all behind it. Q6_K, with twice the sums to turn, gains
- * nothing here, and its sums do not all fit (spills: tile_MIN16_2 6). */
-#include "kernels/x86_avx512_mm.h"
+ * store that waits for its product holds up all behind it. */
+#include "kernels/x86_amx_mm.h"
 #include "kernels/internal.h"
-
-/* The instructions read and write memory behind the compiler's back, hence "memory". */
-#define TILE_LOAD(tile, p, stride)                                                                 \
-    __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile ::"r"(p), "r"((long)(stride)) : "memory")
-#define TILE_STORE(tile, p)                                                                        \
-    __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)" ::"r"(p), "r"(64L) : "memory")
-#define TILE_ZERO(tile)   __asm__ volatile("tilezero %%tmm" #tile ::: "memory")
-#define TILE_DOT(c, a, b) /* c += a . b, signed bytes */                                           \
-    __asm__ volatile("tdpbssd %%tmm" #b ", %%tmm" #a ", %%tmm" #c ::: "memory")
 
 enum { NT = 12 }; /* tokens a tile: with 2 panels, 24 of 32 registers hold sums */
 
 /* Tiles 0-3: sums of panels 0 and 1, of even and odd groups; 4, 5: activations; 6, 7: weights. */
-typedef struct tile_config {
-    uint8_t palette, start_row, unused[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} tile_config;
-
 static void configure(void) {
     tile_config c = {.palette = 1};
     for (int i = 0; i < 8; i++) {
@@ -66,23 +50,17 @@ INLINE void start_odd(int nr, const avx512_piece *w, int g, const int8_t *q) {
 typedef int32_t sums[2][NT][NIB_PANEL];
 
 /* Adds the sums of group g; at: of the activation's arrays. */
-INLINE void add_sums(mm_form form, int nr, const avx512_piece *w, int g, const nib_act *a,
-                     int64_t at, sums sum, __m512 acc[2][NT]) {
+INLINE void add_sums(bool min, int nr, const avx512_piece *w, int g, const nib_act *a, int64_t at,
+                     sums sum, __m512 acc[2][NT]) {
     UNROLL
     for (int t = 0; t < NT; t++) {
         __m512 d = _mm512_set1_ps(a->d[at + t]);
         UNROLL
         for (int r = 0; r < nr; r++) {
             __m512 v = acc[r][t], f = _mm512_cvtepi32_ps(_mm512_load_si512(sum[r][t]));
-            const float(*m)[NIB_PANEL] = w[r].m[g];
-            if (form == MM_MIN)
-                v = _mm512_fmadd_ps(_mm512_load_ps(m[0]), _mm512_set1_ps(a->ds[at + t]), v);
-            if (form == MM_MIN16) {
-                const float *dh = a->dh + 2 * (at + t);
-                v = _mm512_fmadd_ps(_mm512_load_ps(m[0]), _mm512_set1_ps(dh[0]), v);
-                v = _mm512_fmadd_ps(_mm512_load_ps(m[1]), _mm512_set1_ps(dh[1]), v);
-            }
-            acc[r][t] = _mm512_fmadd_ps(f, _mm512_mul_ps(_mm512_load_ps(w[r].s[g][0]), d), v);
+            if (min)
+                v = _mm512_fmadd_ps(_mm512_load_ps(w[r].m[g]), _mm512_set1_ps(a->ds[at + t]), v);
+            acc[r][t] = _mm512_fmadd_ps(f, _mm512_mul_ps(_mm512_load_ps(w[r].s[g]), d), v);
         }
     }
 }
@@ -99,7 +77,7 @@ typedef struct job {
 } job;
 
 /* nr panels x NT tokens from t0 on, of which the first n_used are wanted. */
-INLINE void tile(mm_form form, int nr, const job *o, int64_t t0, float *y, int n_used) {
+INLINE void tile(bool min, int nr, const job *o, int64_t t0, float *y, int n_used) {
     int64_t n_tok = o->a->n_tok, at = o->g0 * n_tok + t0;
     __m512 acc[2][NT];
     UNROLL
@@ -119,14 +97,14 @@ INLINE void tile(mm_form form, int nr, const job *o, int64_t t0, float *y, int n
         if (g + 1 < n) start_odd(nr, o->w, g + 1, q);
         TILE_STORE(0, sum[0]);
         if (nr == 2) TILE_STORE(1, sum[1]);
-        add_sums(form, nr, o->w, g, o->a, at, sum, acc);
+        add_sums(min, nr, o->w, g, o->a, at, sum, acc);
         at += n_tok;
         if (g + 1 == n) break;
         q += n_tok * 32;
         if (g + 2 < n) start_even(nr, o->w, g + 2, q);
         TILE_STORE(2, sum[0]);
         if (nr == 2) TILE_STORE(3, sum[1]);
-        add_sums(form, nr, o->w, g + 1, o->a, at, sum, acc);
+        add_sums(min, nr, o->w, g + 1, o->a, at, sum, acc);
         at += n_tok;
     }
     UNROLL
@@ -141,36 +119,31 @@ INLINE void tile(mm_form form, int nr, const job *o, int64_t t0, float *y, int n
 
 #define TILE(FORM, NR)                                                                             \
     static void tile_##FORM##_##NR(const job *o, int64_t t0, float *y, int n_used) {               \
-        tile(MM_##FORM, NR, o, t0, y, n_used);                                                     \
+        tile(MM_##FORM == MM_MIN, NR, o, t0, y, n_used);                                           \
     }
 TILE(PLAIN, 1)
 TILE(PLAIN, 2)
 TILE(MIN, 1)
 TILE(MIN, 2)
-TILE(MIN16, 1)
-TILE(MIN16, 2)
-static void (*const tiles[][2])(const job *o, int64_t t0, float *y,
-                                int n_used) = {[MM_PLAIN] = {tile_PLAIN_1, tile_PLAIN_2},
-                                               [MM_MIN] = {tile_MIN_1, tile_MIN_2},
-                                               [MM_MIN16] = {tile_MIN16_1, tile_MIN16_2}};
+static void (*const tiles[][2])(const job *o, int64_t t0, float *y, int n_used) = {
+    [MM_PLAIN] = {tile_PLAIN_1, tile_PLAIN_2}, [MM_MIN] = {tile_MIN_1, tile_MIN_2}};
 
 /* The last tokens of a piece, fewer than a tile takes: copied, with zeros behind them. */
 typedef struct tail {
     _Alignas(64) int8_t q[AVX512_PIECE][NT][32];
-    float d[AVX512_PIECE][NT], ds[AVX512_PIECE][NT], dh[AVX512_PIECE][NT][2];
+    float d[AVX512_PIECE][NT], ds[AVX512_PIECE][NT];
 } tail;
 
 static nib_act copy_tail(const job *o, int64_t t0, tail *to) {
     const nib_act *a = o->a;
     size_t n = (size_t)(a->n_tok - t0);
     memset(to, 0, sizeof *to);
-    nib_act r = {.n_tok = NT, .q = to->q[0][0], .d = to->d[0], .ds = to->ds[0], .dh = to->dh[0][0]};
+    nib_act r = {.n_tok = NT, .q = to->q[0][0], .d = to->d[0], .ds = to->ds[0]};
     for (int g = 0; g < o->n_groups; g++) {
         int64_t from = (o->g0 + g) * a->n_tok + t0, at = (int64_t)g * NT;
         memcpy(r.q + at * 32, a->q + from * 32, n * 32);
         memcpy(r.d + at, a->d + from, n * sizeof(float));
         memcpy(r.ds + at, a->ds + from, n * sizeof(float));
-        memcpy(r.dh + 2 * at, a->dh + 2 * from, n * 2 * sizeof(float));
     }
     return r;
 }
@@ -207,15 +180,18 @@ static void many(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, flo
             tiles[form][nr - 1](&last, 0, out + t0 * ldy, (int)(a->n_tok - t0));
         }
     }
-    __asm__ volatile("tilerelease" ::: "memory");
+    TILE_RELEASE();
 }
 
-enum { ENOUGH = 20 }; /* tokens from which on tiles are faster */
+/* Tokens from which on tiles are faster. */
+enum { ENOUGH = 20, ENOUGH_K = 8 };
 
 static void matmul(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                    int64_t ldy, void *scratch) {
-    const mm_format *f = nib_mm_format(w->dtype);
-    if (f && f->form != MM_HALF && a->n_tok >= ENOUGH)
+    nib_act_kind kind = nib_mat_act(w->dtype);
+    if (kind == NIB_ACT_Q8K && a->n_tok >= ENOUGH_K)
+        nib_amx_mm_k(w, a, p0, p1, y, ldy, scratch);
+    else if (kind == NIB_ACT_Q8 && a->n_tok >= ENOUGH)
         many(w, a, p0, p1, y, ldy, scratch);
     else
         nib_avx512_matmul(w, a, p0, p1, y, ldy, scratch);

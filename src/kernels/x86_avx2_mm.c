@@ -1,14 +1,18 @@
+/* clang-format off */
 /* Matrix products with AVX2. There is no instruction that adds four products of bytes: vpmaddubsw
  * adds two, of an unsigned weight and a signed activation, to 16 bits and saturates there. So
  * weights stay raw codes wherever they are short, and 16-bit sums go as far as they cannot
- * overflow: up to 4 bits (15 * 127 * 2 a step)   all 8 steps of a group of 32 columns, then one
- * widening up to 5 bits                         4 steps up to 6 bits                         2
- * steps 8 bits, with sign                    1 step of |w| and sign(w) * activation: 128 * 127 * 2
- * fits What a code lies above its weight is put right by the activation's bias. Where a half block
- * has an integer scale (Q3_K, Q2_K), the widening multiplies by it, which costs nothing.
+ * overflow:
+ *   up to 4 bits (15 * 127 * 2 a step)   all 8 steps of 32 columns, then one widening
+ *   up to 5 bits                         4 steps
+ *   up to 6 bits                         2 steps
+ *   8 bits, with sign                    1 step of |w| and sign(w) * activation: 128 * 127 * 2 fits
+ * What a code lies above its weight is put right by the sums of activations. The widening multiplies,
+ * which costs nothing: by one, or by the integer scale in blocks of 256.
  *
  * Half a panel, 8 rows, is unpacked into 8 registers and all tokens of the block pass over it; sums
- * of floats are in the first cache. The same code serves one token and many. */
+ * are in the first cache. The same code serves one token and many. */
+/* clang-format on */
 #include "kernels/lanes_avx2.h"
 #define MM_PANELS 1
 #include "kernels/mm_body.h"
@@ -38,9 +42,12 @@ INLINE bool is_level(nib_dtype t) {
 INLINE bool is_signed(nib_dtype t) {
     return t == NIB_Q8_0 || is_level(t);
 }
-INLINE bool has_super(nib_dtype t) {
-    return t == NIB_Q2_K || t == NIB_Q3_K || t == NIB_Q4_K || t == NIB_Q5_K || t == NIB_Q6_K ||
-           t == NIB_IQ4_XS;
+INLINE bool has_min(nib_dtype t) {
+    return t == NIB_Q4_1 || t == NIB_Q5_1 || t == NIB_Q4_K || t == NIB_Q5_K || t == NIB_Q2_K;
+}
+/* Of blocks of 256: scales belong to 16 columns each, not 32. */
+INLINE bool has_16(nib_dtype t) {
+    return t == NIB_Q6_K || t == NIB_Q3_K || t == NIB_Q2_K;
 }
 
 /* Codes of 8 rows (those from byte 'half' of each line on), 32 columns. MXFP4's levels have 16
@@ -87,176 +94,175 @@ INLINE void codes8(nib_dtype t, const uint8_t *p, int half, __m256i w[8]) {
 INLINE __m256 f16x8(const uint8_t *p) {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
 }
-INLINE __m256 u8x8(const void *p) {
-    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)));
-}
-INLINE __m256 s8x8(const void *p) {
-    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
-}
 INLINE __m256 negate(__m256 v) {
     return _mm256_xor_ps(v, _mm256_set1_ps(-0.0f));
 }
 
-/* The scales of 8 rows; by: what the widening multiplies 16-bit sums with, each half block's own or
- * ones. */
+/* The scales of 8 rows of a block of 32. p: the block's scales; r: the first row. */
 typedef struct scales8 {
-    __m256 s[2], m[2];
-    __m256i by[2];
+    __m256 s, m;
 } scales8;
 
-/* p: the block's scales; r: the first row; j: which group of the block. */
-INLINE void scales_of_8(nib_dtype t, const uint8_t *p, const mm_super *u, int j, int r,
-                        scales8 *g) {
-    const uint8_t *d = p + 2 * r, *d2 = p + 2 * NIB_PANEL + 2 * r;
-    g->by[0] = g->by[1] = _mm256_set1_epi16(1);
-    switch (t) {
-    case NIB_MXFP4: {
+INLINE scales8 scales_of_8(nib_dtype t, const uint8_t *p, int r) {
+    scales8 g = {0};
+    if (t == NIB_MXFP4) {
         /* 2^(e - 128) by its bits; the two smallest are subnormal */
         __m256i e = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p + r)));
         __m256i normal = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
         __m256i tiny = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), e);
         __m256i is_tiny = _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e);
-        g->s[0] = _mm256_castsi256_ps(_mm256_blendv_epi8(normal, tiny, is_tiny));
-        return;
+        g.s = _mm256_castsi256_ps(_mm256_blendv_epi8(normal, tiny, is_tiny));
+        return g;
     }
-    case NIB_Q4_1:
-    case NIB_Q5_1: g->s[0] = f16x8(d), g->m[0] = f16x8(d2); return;
-    case NIB_Q4_K:
-    case NIB_Q5_K:
-        g->s[0] = _mm256_mul_ps(f16x8(d), s8x8(u->sc[j] + r));
-        g->m[0] = _mm256_mul_ps(negate(f16x8(d2)), u8x8(u->min[j] + r));
-        return;
-    case NIB_Q6_K:
-        UNROLL
-        for (int h = 0; h < 2; h++) g->s[h] = _mm256_mul_ps(f16x8(d), s8x8(u->sc[2 * j + h] + r));
-        return;
-    case NIB_Q3_K:
-    case NIB_Q2_K:
-        g->s[0] = t == NIB_Q3_K ? negate(f16x8(d)) : f16x8(d);
-        UNROLL
-        for (int h = 0; h < 2; h++) {
-            __m256i sc =
-                _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(u->sc[2 * j + h] + r)));
-            if (t == NIB_Q3_K) sc = _mm256_sub_epi32(_mm256_setzero_si256(), sc);
-            sc = _mm256_and_si256(sc, _mm256_set1_epi32(0xffff));
-            g->by[h] = _mm256_or_si256(sc, _mm256_slli_epi32(sc, 16));
-            if (t == NIB_Q2_K)
-                g->m[h] = _mm256_mul_ps(negate(f16x8(d2)), u8x8(u->min[2 * j + h] + r));
-        }
-        return;
-    case NIB_IQ4_XS: g->s[0] = _mm256_mul_ps(f16x8(d), s8x8(u->sc[j] + r)); return;
-    default: g->s[0] = f16x8(d); return;
-    }
+    g.s = f16x8(p + 2 * r);
+    if (has_min(t)) g.m = f16x8(p + 2 * NIB_PANEL + 2 * r);
+    return g;
 }
 
-/* Sum of w . q over operands [j0, j0 + n), starting at 'start' in 16 bits, widened every 'run'
- * steps and multiplied by. */
+/* Sum of w . q over operands [j0, j0 + n), in 16 bits, widened every 'run' steps and multiplied by.
+ */
 INLINE __m256i dots(bool with_sign, const __m256i w[8], const int8_t *q, int j0, int n, int run,
-                    __m256i start, __m256i by) {
+                    __m256i by) {
     __m256i sum = _mm256_setzero_si256();
     UNROLL
     for (int i = 0; i < n; i += run) {
-        __m256i part = start;
+        __m256i part = _mm256_setzero_si256();
         UNROLL
         for (int j = j0 + i; j < j0 + i + run; j++) {
             __m256i x = bcast32(q + 4 * j);
             __m256i pairs =
                 with_sign ? _mm256_maddubs_epi16(_mm256_abs_epi8(w[j]), _mm256_sign_epi8(x, w[j]))
                           : _mm256_maddubs_epi16(w[j], x);
-            part = _mm256_add_epi16(part, pairs);
+            part = j == j0 + i ? pairs : _mm256_add_epi16(part, pairs);
         }
         part = _mm256_madd_epi16(part, by);
         sum = i ? _mm256_add_epi32(sum, part) : part;
-        start = _mm256_setzero_si256();
     }
     return sum;
 }
 
-/* One group of columns of 8 rows and all tokens of the turn. at: of the activation's arrays; acc:
- * [nt][16]. */
-INLINE void group8(nib_dtype t, const __m256i w[8], const scales8 *g, const nib_act *a, int64_t at,
-                   int nt, float *acc) {
-    const __m256i zero = _mm256_setzero_si256();
-    int run = is_signed(t) ? 1 : t == NIB_Q6_K ? 2 : is_5bit(t) || t == NIB_MXFP4 ? 4 : 8;
+/* ---- blocks of 32 ---- */
+
+INLINE void take_turn(nib_dtype t, size_t code_bytes, size_t scale_bytes, const mm_turn *o) {
+    const nib_act *a = o->a;
+    const uint8_t *p = o->codes, *s = o->scales;
+    int run = is_signed(t) ? 1 : is_5bit(t) || t == NIB_MXFP4 ? 4 : 8;
     /* how far the code lies above the weight: 128 >> down */
     bool above = t == NIB_Q4_0 || t == NIB_Q5_0 || t == NIB_MXFP4;
     int down = t == NIB_Q4_0 ? 4 : 3;
-    for (int i = 0; i < nt; i++, at++, acc += NIB_PANEL) {
-        const int8_t *q = a->q + at * 32;
-        __m256 v = _mm256_load_ps(acc), d = _mm256_broadcast_ss(a->d + at);
-        if (t == NIB_Q6_K) {
-            __m256i bias[2], sum[2];
-            UNROLL
-            for (int h = 0; h < 2; h++) {
-                bias[h] = _mm256_set1_epi32(a->biash[2 * at + h] >> 2);
-                sum[h] =
-                    _mm256_add_epi32(dots(false, w, q, 4 * h, 4, run, zero, g->by[0]), bias[h]);
+    for (int64_t g = o->g0; g < o->g1; g++, p += code_bytes, s += scale_bytes)
+        for (int r = 0; r < NIB_PANEL; r += 8) {
+            __m256i w[8];
+            codes8(t, p, 4 * r, w);
+            scales8 sc = scales_of_8(t, s, r);
+            int64_t at = g * a->n_tok + o->t0;
+            float *acc = o->acc + r;
+            for (int i = 0; i < o->nt; i++, at++, acc += NIB_PANEL) {
+                __m256i sum =
+                    dots(is_signed(t), w, a->q + at * 32, 0, 8, run, _mm256_set1_epi16(1));
+                if (above) sum = _mm256_add_epi32(sum, _mm256_set1_epi32(a->bias[at] >> down));
+                __m256 v = _mm256_load_ps(acc), d = _mm256_broadcast_ss(a->d + at);
+                if (has_min(t)) v = _mm256_fmadd_ps(sc.m, _mm256_broadcast_ss(a->ds + at), v);
+                v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(sc.s, d), v);
+                _mm256_store_ps(acc, v);
             }
-            __m256 f = _mm256_mul_ps(_mm256_cvtepi32_ps(sum[0]), g->s[0]);
-            f = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[1]), g->s[1], f);
-            _mm256_store_ps(acc, _mm256_fmadd_ps(f, d, v));
-            continue;
         }
-        __m256i sum;
-        if (t == NIB_Q3_K || t == NIB_Q2_K) {
-            __m256i half[2];
-            UNROLL
-            for (int h = 0; h < 2; h++) {
-                /* Q3_K's codes lie 4 above: -4 * the sum of q, at most 8128, in the even words */
-                __m256i start = zero;
-                if (t == NIB_Q3_K) start = _mm256_set1_epi32((a->biash[2 * at + h] >> 5) & 0xffff);
-                half[h] = dots(false, w, q, 4 * h, 4, 4, start, g->by[h]);
-            }
-            sum = _mm256_add_epi32(half[0], half[1]);
-        } else {
-            sum = dots(is_signed(t), w, q, 0, 8, run, zero, g->by[0]);
-            if (above) sum = _mm256_add_epi32(sum, _mm256_set1_epi32(a->bias[at] >> down));
-        }
-        if (t == NIB_Q4_1 || t == NIB_Q5_1 || t == NIB_Q4_K || t == NIB_Q5_K)
-            v = _mm256_fmadd_ps(g->m[0], _mm256_broadcast_ss(a->ds + at), v);
-        if (t == NIB_Q2_K) {
-            v = _mm256_fmadd_ps(g->m[0], _mm256_broadcast_ss(a->dh + 2 * at), v);
-            v = _mm256_fmadd_ps(g->m[1], _mm256_broadcast_ss(a->dh + 2 * at + 1), v);
-        }
-        _mm256_store_ps(acc,
-                        _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(g->s[0], d), v));
-    }
 }
 
-INLINE void take_turn(nib_dtype t, size_t code_bytes, size_t scale_bytes, const mm_turn *o) {
-    const uint8_t *p = o->codes, *s = o->scales;
-    int64_t n_tok = o->a->n_tok, at = o->g0 * n_tok + o->t0;
+/* ---- blocks of 256 ---- */
+
+/* Pairs of words: integer scales twice; what makes up for codes that lie above their weights, or
+ * minima, as [32 or 16 columns, two at a time]. */
+typedef struct super {
+    _Alignas(32) int32_t sc[16][NIB_PANEL], side[8][NIB_PANEL];
+} super;
+
+INLINE int32_t pair_of(int low, int high) {
+    return (int32_t)((uint32_t)low & 0xffff) | (int32_t)((uint32_t)high << 16);
+}
+
+INLINE void super_scales(nib_dtype t, const uint8_t *p, super *o) {
     mm_super u;
-    int groups = has_super(t) ? 8 : 1;
+    mm_super_scales(t, p, &u);
+    int above = t == NIB_Q6_K ? -32 : t == NIB_Q3_K ? 4 : 0;
+    for (int i = 0; i < (has_16(t) ? 16 : 8); i++)
+        for (int r = 0; r < NIB_PANEL; r++) {
+            int sc = t == NIB_Q3_K ? -u.sc[i][r] : u.sc[i][r];
+            o->sc[i][r] = pair_of(sc, sc);
+        }
+    for (int i = 0; i < (has_16(t) ? 8 : 4); i++)
+        for (int r = 0; r < NIB_PANEL; r++)
+            o->side[i][r] = has_min(t)
+                                ? pair_of(u.min[2 * i][r], u.min[2 * i + 1][r])
+                                : pair_of(u.sc[2 * i][r] * above, u.sc[2 * i + 1][r] * above);
+}
+
+enum { TOKENS = 32 }; /* a turn */
+
+INLINE void take_turn_k(nib_dtype t, size_t code_bytes, size_t scale_bytes, const mm_turn *o) {
+    const nib_act *a = o->a;
+    const uint8_t *p = o->codes, *s = o->scales;
+    int64_t n_tok = a->n_tok;
+    int run = t == NIB_IQ4_XS ? 1 : t == NIB_Q6_K ? 2 : t == NIB_Q4_K ? 8 : 4;
     for (int64_t g = o->g0; g < o->g1; s += scale_bytes) {
-        mm_super_scales(t, s, &u);
-        for (int j = 0; j < groups; j++, g++, p += code_bytes, at += n_tok)
+        super u;
+        _Alignas(32) int32_t isum[TOKENS][NIB_PANEL];
+        super_scales(t, s, &u);
+        int64_t at = g / 8 * n_tok + o->t0;
+        for (int j = 0; j < 8; j++, g++, p += code_bytes)
             for (int r = 0; r < NIB_PANEL; r += 8) {
-                __m256i w[8];
-                scales8 sc;
+                __m256i w[8], sc[2];
                 codes8(t, p, 4 * r, w);
-                scales_of_8(t, s, &u, j, r, &sc);
-                group8(t, w, &sc, o->a, at, o->nt, o->acc + r);
+                for (int h = 0; h < 2; h++) sc[h] = load256(u.sc[has_16(t) ? 2 * j + h : j] + r);
+                const int8_t *q = a->kq + (g / 2 * n_tok + o->t0) * 64 + 32 * (g % 2);
+                for (int i = 0; i < o->nt; i++, q += 64) {
+                    __m256i sum;
+                    if (has_16(t))
+                        sum = _mm256_add_epi32(dots(false, w, q, 0, 4, run, sc[0]),
+                                               dots(false, w, q, 4, 4, run, sc[1]));
+                    else
+                        sum = dots(is_signed(t), w, q, 0, 8, run, sc[0]);
+                    __m256i *to = (__m256i *)(isum[i] + r);
+                    *to = j ? _mm256_add_epi32(*to, sum) : sum;
+                }
             }
+        for (int r = 0; r < NIB_PANEL; r += 8) {
+            __m256 d = f16x8(s + 2 * r), m = d;
+            if (t == NIB_Q3_K) d = negate(d);
+            if (has_min(t)) m = negate(f16x8(s + 2 * NIB_PANEL + 2 * r));
+            for (int i = 0; i < o->nt; i++) {
+                __m256i sum = load256(isum[i] + r), side = _mm256_setzero_si256();
+                const int16_t *ks = has_16(t) ? a->ks16 + (at + i) * 16 : a->ks32 + (at + i) * 8;
+                for (int l = 0; l < (t == NIB_IQ4_XS ? 0 : has_16(t) ? 8 : 4); l++)
+                    side = _mm256_add_epi32(
+                        side, _mm256_madd_epi16(load256(u.side[l] + r), bcast32(ks + 2 * l)));
+                if (!has_min(t)) sum = _mm256_add_epi32(sum, side);
+                __m256 v = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), d);
+                if (has_min(t)) v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(side), m, v);
+                float *acc = o->acc + i * NIB_PANEL + r;
+                _mm256_store_ps(acc, _mm256_fmadd_ps(v, _mm256_broadcast_ss(a->kd + at + i),
+                                                     _mm256_load_ps(acc)));
+            }
+        }
     }
 }
 
-#define NIB_P16(T, FORM, N_U16, U16_AT, N_U8, U8_AT, BITS, AT, RUN, BITS2, ...)                    \
+#define TURN(OF, T, FORM, N_U16, U16_AT, N_U8, U8_AT, BITS, AT, RUN, BITS2, ...)                   \
     static void turn_##T(const mm_turn *o) {                                                       \
-        take_turn(NIB_##T, 64 * ((BITS) + (BITS2)), NIB_PANEL * (2 * (N_U16) + (N_U8)), o);        \
+        OF(NIB_##T, 64 * ((BITS) + (BITS2)), NIB_PANEL * (2 * (N_U16) + (N_U8)), o);               \
     }
+#define NIB_P16(...)  TURN(take_turn, __VA_ARGS__)
+#define NIB_P16K(...) TURN(take_turn_k, __VA_ARGS__)
 #include "kernels/p16.def"
-#undef NIB_P16
 
 static void matmul(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                    int64_t ldy, void *scratch) {
     static void (*const turns[])(const mm_turn *o) = {
 #define NIB_P16(T, ...) [NIB_##T] = turn_##T,
 #include "kernels/p16.def"
-#undef NIB_P16
     };
     if (nib_mm_format(w->dtype))
-        nib_mm_walk(w, a, p0, p1, y, ldy, scratch, 32, turns[w->dtype]);
+        nib_mm_walk(w, a, p0, p1, y, ldy, scratch, TOKENS, turns[w->dtype]);
     else
         matmul_f32(w, a, p0, p1, y, ldy, scratch);
 }
@@ -264,5 +270,6 @@ static void matmul(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, f
 void nib_x86_avx2_mm(nib_kernels *k) {
     k->pack = nib_avx2_pack;
     k->quantise = quantise;
+    k->quantise_k = quantise_k;
     k->matmul = matmul;
 }

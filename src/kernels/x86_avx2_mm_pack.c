@@ -181,7 +181,6 @@ static void pack_float(nib_dtype t, const uint8_t *rows, size_t row_bytes, int64
         pack_quant(NIB_##T, (layout){__VA_ARGS__}, rows, row_bytes, k, panel);                     \
     }
 #include "kernels/p16.def"
-#undef NIB_P16
 
 void nib_avx2_pack(nib_dtype t, const void *rows, size_t row_bytes, int n_rows, int64_t k,
                    uint8_t *panel) {
@@ -189,7 +188,6 @@ void nib_avx2_pack(nib_dtype t, const void *rows, size_t row_bytes, int n_rows, 
                                    uint8_t *panel) = {
 #define NIB_P16(T, ...) [NIB_##T] = pack_##T,
 #include "kernels/p16.def"
-#undef NIB_P16
     };
     if (n_rows < NIB_PANEL)
         nib_scalar_pack(t, rows, row_bytes, n_rows, k, panel);

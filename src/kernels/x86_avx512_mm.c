@@ -3,9 +3,9 @@
  *
  * Few tokens (x86_avx512_mm_few.c): weights are read once and used straight from the packed panel;
  * memory is the limit, and four panels are walked at a time because one stream does not fill it.
- * Many (x86_avx512_mm_many.c): a piece of two panels is expanded to bytes in the first cache and
- * all tokens pass over it in register tiles. Both follow the order of sums in mm.h, so where one
- * ends and the other begins is a matter of speed alone. */
+ * Many (x86_avx512_mm_many.c, and ..._k.c for blocks of 256): a piece of two panels is expanded to
+ * bytes in the first cache and all tokens pass over it in register tiles. Both follow the order of
+ * sums in mm.h, so where one ends and the other begins is a matter of speed alone. */
 #include "kernels/lanes_avx512.h"
 #define MM_PANELS 4
 #include "kernels/mm_body.h"
@@ -17,11 +17,14 @@ void nib_avx512_matmul(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p
         matmul_f32(w, a, p0, p1, y, ldy, scratch);
     else if (a->n_tok <= AVX512_FEW)
         nib_mm_walk(w, a, p0, p1, y, ldy, scratch, AVX512_FEW, nib_avx512_turn(w->dtype, a->n_tok));
+    else if (nib_mat_act(w->dtype) == NIB_ACT_Q8K)
+        nib_avx512_mm_many_k(w, a, p0, p1, y, ldy, scratch);
     else
         nib_avx512_mm_many(w, a, p0, p1, y, ldy, scratch);
 }
 
 void nib_x86_avx512_mm(nib_kernels *k) {
     k->quantise = quantise;
+    k->quantise_k = quantise_k;
     k->matmul = nib_avx512_matmul;
 }

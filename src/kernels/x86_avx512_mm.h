@@ -17,12 +17,14 @@ enum { AVX512_FEW = 4 };
 void (*nib_avx512_turn(nib_dtype t, int64_t n_tok))(const mm_turn *o);
 void nib_avx512_mm_many(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                         int64_t ldy, void *scratch);
-/* An expanded piece of one panel: up to so many groups of 32 columns. s, m: one line a group, or
- * one for each half. */
+void nib_avx512_mm_many_k(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
+                          int64_t ldy, void *scratch);
+
+/* An expanded piece of one panel, blocks of 32: up to so many of them. s, m: one line a block. */
 enum { AVX512_PIECE = 16 };
 typedef struct avx512_piece {
     _Alignas(64) uint8_t w[AVX512_PIECE][8][64];
-    float s[AVX512_PIECE][2][NIB_PANEL], m[AVX512_PIECE][2][NIB_PANEL];
+    float s[AVX512_PIECE][NIB_PANEL], m[AVX512_PIECE][NIB_PANEL];
 } avx512_piece;
 _Static_assert(2 * sizeof(avx512_piece) <= MM_SCRATCH, "the scratch holds two pieces");
 /* n groups of a panel from group g on (the start of a block). add_128: see x86_avx512_mm_expand.c
@@ -34,6 +36,12 @@ void nib_avx512_expand(const nib_mat *w, const uint8_t *panel, int64_t g, int n,
  * x */
 INLINE __m512i dpbusd(__m512i acc, __m512i w, __m512i x) {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(w), "v"(x));
+    return acc;
+}
+
+/* acc += s16 pairs of w . s16 pairs of x */
+INLINE __m512i dpwssd(__m512i acc, __m512i w, __m512i x) {
+    __asm__("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(w), "v"(x));
     return acc;
 }
 
@@ -68,11 +76,12 @@ INLINE bool has_super(nib_dtype t) {
     return t == NIB_Q2_K || t == NIB_Q3_K || t == NIB_Q4_K || t == NIB_Q5_K || t == NIB_Q6_K ||
            t == NIB_IQ4_XS;
 }
-INLINE mm_form form_of(nib_dtype t) {
-    return t == NIB_Q6_K                                                      ? MM_HALF
-           : t == NIB_Q2_K                                                    ? MM_MIN16
-           : t == NIB_Q4_1 || t == NIB_Q5_1 || t == NIB_Q4_K || t == NIB_Q5_K ? MM_MIN
-                                                                              : MM_PLAIN;
+INLINE bool has_min(nib_dtype t) {
+    return t == NIB_Q4_1 || t == NIB_Q5_1 || t == NIB_Q4_K || t == NIB_Q5_K || t == NIB_Q2_K;
+}
+/* Of blocks of 256: scales belong to 16 columns each, not 32. */
+INLINE bool has_16(nib_dtype t) {
+    return t == NIB_Q6_K || t == NIB_Q3_K || t == NIB_Q2_K;
 }
 INLINE size_t code_bytes_of(nib_dtype t) {
     return 64u * (t == NIB_Q8_0   ? 8
@@ -159,42 +168,80 @@ INLINE void codes(nib_dtype t, const uint8_t *p, __m512i w[8]) {
 INLINE __m512 f16x16(const uint8_t *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
-INLINE __m512 u8x16(const uint8_t *p) {
-    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
-}
-INLINE __m512 s8x16(const uint8_t *p) {
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+/* Sums [n_tok][2][16] of nr panels from p on, into y. */
+INLINE void nib_avx512_put(const nib_mat *w, const float *sums, int64_t n_tok, int64_t p, int nr,
+                           float *y, int64_t ldy) {
+    for (int r = 0; r < nr; r++) {
+        __mmask16 rows = (__mmask16)((1u << nib_mm_rows(w, p + r)) - 1);
+        float *to = y + (p + r) * NIB_PANEL;
+        for (int64_t t = 0; t < n_tok; t++)
+            _mm512_mask_storeu_ps(to + t * ldy, rows,
+                                  _mm512_load_ps(sums + (2 * t + r) * NIB_PANEL));
+    }
 }
 
-/* The scales of one group of 32 columns, in registers; and for Q2_K and Q3_K the integer scales of
- * its halves. */
+/* ---- scales of blocks of 32 ---- */
+
 typedef struct scales {
-    __m512 s[2], m[2];
-    __m512i sc[2];
+    __m512 s, m;
 } scales;
 
-/* Bytes of a block with 256 columns made plain: [group or half group][16 rows]. */
+/* p: the block's scales. */
+INLINE scales block_scales(nib_dtype t, const uint8_t *p) {
+    scales g = {0};
+    if (t == NIB_MXFP4) {
+        /* 2^(e - 128) by its bits; the two smallest are subnormal */
+        __m512i e = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+        __m512i bits = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
+        __mmask16 tiny = _mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(2));
+        bits = _mm512_mask_sllv_epi32(bits, tiny, _mm512_set1_epi32(0x00200000), e);
+        g.s = _mm512_castsi512_ps(bits);
+        return g;
+    }
+    g.s = f16x16(p);
+    if (has_min(t)) g.m = f16x16(p + 32);
+    return g;
+}
+
+/* ---- scales of blocks of 256 ----
+ * isum = sum of sc * (codes . q) - excess * sum of sc * (sum of q), over 32 or 16 columns each. */
+
+/* Integer scales made plain, [32 or 16 columns][16 rows]; of Q3_K with the sign turned, for its
+ * weights are. */
 typedef struct super {
-    uint8_t sc[16][16], min[8][16];
+    _Alignas(64) int8_t sc[16][NIB_PANEL], min[16][NIB_PANEL];
 } super;
 
-/* p: the block's scales. Fills what the format needs of it. */
+/* p: the block's scales. Fills what the format has. */
 INLINE void super_scales(nib_dtype t, const uint8_t *p, super *o) {
     if (t == NIB_Q4_K || t == NIB_Q5_K) {
         __m512i a = load512(p + 64), b = load512(p + 128), c = load512(p + 192);
-        _mm512_storeu_si512(o->sc[0], _mm512_and_si512(a, set8(63)));
-        _mm512_storeu_si512(o->min[0], _mm512_and_si512(b, set8(63)));
+        _mm512_store_si512(o->sc[0], _mm512_and_si512(a, set8(63)));
+        _mm512_store_si512(o->min[0], _mm512_and_si512(b, set8(63)));
         __m512i top_a = _mm512_and_si512(shift16(a, -2), set8(48));
         __m512i top_b = _mm512_and_si512(shift16(b, -2), set8(48));
-        _mm512_storeu_si512(o->sc[4], or_and(top_a, c, set8(15)));
-        _mm512_storeu_si512(o->min[4], or_and(top_b, shift16(c, -4), set8(15)));
+        _mm512_store_si512(o->sc[4], or_and(top_a, c, set8(15)));
+        _mm512_store_si512(o->min[4], or_and(top_b, shift16(c, -4), set8(15)));
+    }
+    if (t == NIB_Q6_K) {
+        UNROLL
+        for (int i = 0; i < 4; i++) _mm512_store_si512(o->sc[4 * i], load512(p + 32 + 64 * i));
     }
     if (t == NIB_Q3_K) {
         __m512i a = load512(p + 32), b = load512(p + 96), c = load512(p + 160);
         UNROLL
         for (int i = 0; i < 4; i++) {
             __m512i low = _mm512_and_si512(shift16(i & 1 ? b : a, i < 2 ? 0 : -4), set8(15));
-            _mm512_storeu_si512(o->sc[4 * i], or_and(low, shift16(c, 4 - 2 * i), set8(48)));
+            __m512i sc = or_and(low, shift16(c, 4 - 2 * i), set8(48));
+            _mm512_store_si512(o->sc[4 * i], _mm512_sub_epi8(set8(32), sc));
+        }
+    }
+    if (t == NIB_Q2_K) {
+        UNROLL
+        for (int i = 0; i < 4; i++) {
+            __m512i both = load512(p + 64 + 64 * i);
+            _mm512_store_si512(o->sc[4 * i], _mm512_and_si512(both, set8(15)));
+            _mm512_store_si512(o->min[4 * i], _mm512_and_si512(shift16(both, -4), set8(15)));
         }
     }
     if (t == NIB_IQ4_XS) {
@@ -205,57 +252,43 @@ INLINE void super_scales(nib_dtype t, const uint8_t *p, super *o) {
                 _mm256_cvtepi16_epi8(_mm256_and_si256(high, _mm256_set1_epi16(3))), 4);
             __m128i low = _mm_srl_epi16(_mm_loadu_si128((const __m128i *)(p + 64 + 16 * (j / 2))),
                                         _mm_cvtsi32_si128(4 * (j % 2)));
-            _mm_storeu_si128((__m128i *)o->sc[j],
-                             _mm_or_si128(_mm_and_si128(low, _mm_set1_epi8(15)), top));
+            __m128i sc = _mm_or_si128(_mm_and_si128(low, _mm_set1_epi8(15)), top);
+            _mm_store_si128((__m128i *)o->sc[j], _mm_sub_epi8(sc, _mm_set1_epi8(32)));
         }
     }
 }
 
-/* p: the block's scales; o: super_scales of them; j: which group of the block. */
-INLINE void group_scales(nib_dtype t, const uint8_t *p, const super *o, int j, scales *g) {
-    switch (t) {
-    case NIB_MXFP4: {
-        /* 2^(e - 128) by its bits; the two smallest are subnormal */
-        __m512i e = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
-        __m512i bits = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
-        __mmask16 tiny = _mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(2));
-        bits = _mm512_mask_sllv_epi32(bits, tiny, _mm512_set1_epi32(0x00200000), e);
-        g->s[0] = _mm512_castsi512_ps(bits);
-        return;
+INLINE __m512i s8x16(const int8_t *p) {
+    return _mm512_cvtepi8_epi32(_mm_load_si128((const __m128i *)p));
+}
+/* Two neighbouring lines as pairs of words. */
+INLINE __m512i pairs(const int8_t (*p)[NIB_PANEL]) {
+    return _mm512_mask_blend_epi16(0xaaaaaaaau, s8x16(p[0]), _mm512_slli_epi32(s8x16(p[1]), 16));
+}
+/* Formats whose weights, scale and all, fit a byte. */
+INLINE bool is_folded(nib_dtype t) {
+    return t == NIB_Q2_K || t == NIB_Q3_K;
+}
+/* Codes of 4 columns of each row times their scale, without the excess: low bytes, and high ones.
+ */
+INLINE __m512i fold(nib_dtype t, __m512i w, const int8_t *sc, __m512i *high) {
+    __m512i by = s8x16(sc);
+    by = _mm512_mask_blend_epi16(0xaaaaaaaau, by, _mm512_slli_epi32(by, 16));
+    __m512i even = _mm512_mullo_epi16(_mm512_and_si512(w, _mm512_set1_epi16(255)), by);
+    __m512i odd = _mm512_mullo_epi16(_mm512_srli_epi16(w, 8), by);
+    if (excess(t)) {
+        __m512i above = _mm512_mullo_epi16(by, _mm512_set1_epi16((short)excess(t)));
+        even = _mm512_sub_epi16(even, above);
+        odd = _mm512_sub_epi16(odd, above);
     }
-    case NIB_Q4_1:
-    case NIB_Q5_1: g->s[0] = f16x16(p), g->m[0] = f16x16(p + 32); return;
-    case NIB_Q4_K:
-    case NIB_Q5_K:
-        g->s[0] = _mm512_mul_ps(f16x16(p), u8x16(o->sc[j]));
-        g->m[0] = _mm512_mul_ps(negate(f16x16(p + 32)), u8x16(o->min[j]));
-        return;
-    case NIB_Q6_K:
-        for (int h = 0; h < 2; h++)
-            g->s[h] = _mm512_mul_ps(f16x16(p), s8x16(p + 32 + 16 * (2 * j + h)));
-        return;
-    case NIB_Q3_K:
-        g->s[0] = negate(f16x16(p));
-        for (int h = 0; h < 2; h++)
-            g->sc[h] = _mm512_sub_epi32(
-                _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)o->sc[2 * j + h])),
-                _mm512_set1_epi32(32));
-        return;
-    case NIB_Q2_K: {
-        g->s[0] = f16x16(p);
-        __m512 dmin = negate(f16x16(p + 32));
-        for (int h = 0; h < 2; h++) {
-            __m512i both =
-                _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(p + 64 + 16 * (2 * j + h))));
-            g->sc[h] = _mm512_and_si512(both, _mm512_set1_epi32(15));
-            g->m[h] = _mm512_mul_ps(dmin, _mm512_cvtepi32_ps(_mm512_srli_epi32(both, 4)));
-        }
-        return;
-    }
-    case NIB_IQ4_XS:
-        g->s[0] = _mm512_mul_ps(f16x16(p), _mm512_sub_ps(u8x16(o->sc[j]), _mm512_set1_ps(32)));
-        return;
-    default: g->s[0] = f16x16(p); return;
-    }
+    *high = _mm512_mask_blend_epi8(0xaaaaaaaaaaaaaaaau, _mm512_srli_epi16(even, 8), odd);
+    return _mm512_mask_blend_epi8(0xaaaaaaaaaaaaaaaau, even, _mm512_slli_epi16(odd, 8));
+}
+
+INLINE __m512 super_s(nib_dtype t, const uint8_t *p) {
+    return t == NIB_Q3_K ? negate(f16x16(p)) : f16x16(p);
+}
+INLINE __m512 super_m(const uint8_t *p) {
+    return negate(f16x16(p + 32));
 }
 #endif

@@ -2,103 +2,132 @@
  * unpacked in registers and multiplied with each token. */
 #include "kernels/x86_avx512_mm.h"
 
-INLINE void group_products(nib_dtype t, int nt, const __m512i w[8], const scales *g,
-                           const nib_act *a, int64_t at, __m512 acc[]) {
-    const int8_t *q = a->q + at * 32;
-    int down = excess(t) == 128  ? 0
-               : excess(t) == 32 ? 2
-               : excess(t) == 16 ? 3
-               : excess(t) == 8  ? 4
-                                 : 5;
-    bool halves = form_of(t) == MM_HALF || t == NIB_Q3_K || t == NIB_Q2_K;
-    UNROLL
-    for (int i = 0; i < nt; i++, q += 32) {
-        __m512 d = _mm512_set1_ps(a->d[at + i]);
-        if (!halves) {
-            __m512i sum = _mm512_setzero_si512();
-            if (excess(t)) sum = _mm512_set1_epi32(a->bias[at + i] >> down);
-            UNROLL
-            for (int j = 0; j < 8; j++) sum = dpbusd(sum, w[j], bcast32(q + 4 * j));
-            if (form_of(t) == MM_MIN)
-                acc[i] = _mm512_fmadd_ps(g->m[0], _mm512_set1_ps(a->ds[at + i]), acc[i]);
-            acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(g->s[0], d), acc[i]);
-            continue;
-        }
-        __m512i sum[2];
-        UNROLL
-        for (int h = 0; h < 2; h++) {
-            sum[h] = _mm512_setzero_si512();
-            if (excess(t)) sum[h] = _mm512_set1_epi32(a->biash[2 * (at + i) + h] >> down);
-            UNROLL
-            for (int j = 4 * h; j < 4 * h + 4; j++)
-                sum[h] = dpbusd(sum[h], w[j], bcast32(q + 4 * j));
-        }
-        if (form_of(t) == MM_HALF) {
-            __m512 v = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[0]), g->s[0]);
-            v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[1]), g->s[1], v);
-            acc[i] = _mm512_fmadd_ps(v, d, acc[i]);
-            continue;
-        }
-        __m512i both = _mm512_add_epi32(_mm512_mullo_epi32(sum[0], g->sc[0]),
-                                        _mm512_mullo_epi32(sum[1], g->sc[1]));
-        if (t == NIB_Q3_K) both = _mm512_sub_epi32(_mm512_setzero_si512(), both);
-        if (t == NIB_Q2_K) {
-            const float *dh = a->dh + 2 * (at + i);
-            acc[i] = _mm512_fmadd_ps(g->m[0], _mm512_set1_ps(dh[0]), acc[i]);
-            acc[i] = _mm512_fmadd_ps(g->m[1], _mm512_set1_ps(dh[1]), acc[i]);
-        }
-        acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(both), _mm512_mul_ps(g->s[0], d), acc[i]);
-    }
+INLINE int excess_bits(nib_dtype t) {
+    return excess(t) == 128  ? 7
+           : excess(t) == 32 ? 5
+           : excess(t) == 16 ? 4
+           : excess(t) == 8  ? 3
+                             : 2;
 }
 
+/* Left to themselves, loads wait for memory while nothing is multiplied: the processor looks ahead
+ * too little, and its own prefetchers do not cross from one panel's turn to the next. */
+enum { AHEAD = 2048 };
+INLINE void fetch(const uint8_t *p, size_t n) {
+    UNROLL
+    for (size_t i = 0; i < n; i += 64) _mm_prefetch((const char *)p + i, _MM_HINT_T0);
+}
+
+/* ---- blocks of 32 ---- */
+
 INLINE void take_turn(nib_dtype t, int nt, const mm_turn *r) {
+    const nib_act *a = r->a;
     __m512 acc[AVX512_FEW];
     UNROLL
     for (int i = 0; i < nt; i++) acc[i] = _mm512_load_ps(r->acc + i * NIB_PANEL);
     const uint8_t *p = r->codes, *s = r->scales;
-    int64_t n_tok = r->a->n_tok, at = r->g0 * n_tok + r->t0;
-    for (int64_t g = r->g0; g < r->g1; s += scale_bytes_of(t)) {
-        super plain;
-        int groups = 1;
-        if (has_super(t)) {
-            groups = 8;
-            super_scales(t, s, &plain);
+    int64_t at = r->g0 * a->n_tok + r->t0;
+    for (int64_t g = r->g0; g < r->g1; g++, at += a->n_tok) {
+        const int8_t *q = a->q + at * 32;
+        __m512i w[8];
+        fetch(p + AHEAD, code_bytes_of(t));
+        codes(t, p, w);
+        scales sc = block_scales(t, s);
+        UNROLL
+        for (int i = 0; i < nt; i++, q += 32) {
+            __m512i sum = _mm512_setzero_si512();
+            if (excess(t)) sum = _mm512_set1_epi32(a->bias[at + i] >> (7 - excess_bits(t)));
+            UNROLL
+            for (int j = 0; j < 8; j++) sum = dpbusd(sum, w[j], bcast32(q + 4 * j));
+            if (has_min(t)) acc[i] = _mm512_fmadd_ps(sc.m, _mm512_set1_ps(a->ds[at + i]), acc[i]);
+            acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum),
+                                     _mm512_mul_ps(sc.s, _mm512_set1_ps(a->d[at + i])), acc[i]);
         }
-        for (int j = 0; j < groups; j++, g++, p += code_bytes_of(t), at += n_tok) {
-            __m512i w[8];
-            scales sc;
-            codes(t, p, w);
-            group_scales(t, s, &plain, j, &sc);
-            group_products(t, nt, w, &sc, r->a, at, acc);
-        }
+        p += code_bytes_of(t);
+        s += scale_bytes_of(t);
     }
     UNROLL
     for (int i = 0; i < nt; i++) _mm512_store_ps(r->acc + i * NIB_PANEL, acc[i]);
 }
 
-/* One function a format and number of tokens. */
-#define NIB_P16(T, ...)                                                                            \
-    static void turn_1_##T(const mm_turn *r) {                                                     \
-        take_turn(NIB_##T, 1, r);                                                                  \
-    }                                                                                              \
-    static void turn_2_##T(const mm_turn *r) {                                                     \
-        take_turn(NIB_##T, 2, r);                                                                  \
-    }                                                                                              \
-    static void turn_3_##T(const mm_turn *r) {                                                     \
-        take_turn(NIB_##T, 3, r);                                                                  \
-    }                                                                                              \
-    static void turn_4_##T(const mm_turn *r) {                                                     \
-        take_turn(NIB_##T, 4, r);                                                                  \
+/* ---- blocks of 256 ---- */
+
+INLINE void take_turn_k(nib_dtype t, int nt, const mm_turn *r) {
+    const nib_act *a = r->a;
+    int64_t n_tok = a->n_tok;
+    const int parts = has_16(t) ? 2 : 1, n_side = 4 * parts;
+    const uint8_t *p = r->codes, *s = r->scales;
+    for (int64_t g = r->g0; g < r->g1; g += 8, s += scale_bytes_of(t)) {
+        const int8_t *q = a->kq + (g / 2 * n_tok + r->t0) * 64;
+        int64_t at = g / 8 * n_tok + r->t0;
+        super plain;
+        __m512i isum[AVX512_FEW], side[AVX512_FEW];
+        fetch(s + scale_bytes_of(t), scale_bytes_of(t));
+        super_scales(t, s, &plain);
+        UNROLL
+        for (int i = 0; i < nt; i++) side[i] = _mm512_setzero_si512();
+        const int8_t(*from)[NIB_PANEL] = has_min(t) ? plain.min : plain.sc;
+        UNROLL
+        for (int j = 0; j < n_side; j++) {
+            __m512i x = pairs(from + 2 * j);
+            UNROLL
+            for (int i = 0; i < nt; i++)
+                side[i] =
+                    dpwssd(side[i], x,
+                           bcast32((has_16(t) ? a->ks16 + (at + i) * 16 : a->ks32 + (at + i) * 8) +
+                                   2 * j));
+        }
+        UNROLL
+        for (int i = 0; i < nt; i++)
+            isum[i] = has_min(t)
+                          ? _mm512_setzero_si512()
+                          : _mm512_sub_epi32(_mm512_setzero_si512(),
+                                             _mm512_slli_epi32(side[i], (unsigned)excess_bits(t)));
+        for (int j = 0; j < 8; j++, p += code_bytes_of(t)) {
+            __m512i w[8];
+            fetch(p + AHEAD, code_bytes_of(t));
+            codes(t, p, w);
+            UNROLL
+            for (int h = 0; h < parts; h++) {
+                __m512i sc = s8x16(plain.sc[parts * j + h]);
+                UNROLL
+                for (int i = 0; i < nt; i++) {
+                    __m512i sum = _mm512_setzero_si512();
+                    UNROLL
+                    for (int l = 8 / parts * h; l < 8 / parts * (h + 1); l++)
+                        sum = dpbusd(sum, w[l], bcast32(q + 64 * i + 4 * l));
+                    isum[i] = _mm512_add_epi32(isum[i], _mm512_mullo_epi32(sum, sc));
+                }
+            }
+            q += j % 2 ? n_tok * 64 - 32 : 32;
+        }
+        __m512 d = super_s(t, s);
+        UNROLL
+        for (int i = 0; i < nt; i++) {
+            float *acc = r->acc + i * NIB_PANEL;
+            __m512 v = _mm512_mul_ps(_mm512_cvtepi32_ps(isum[i]), d);
+            if (has_min(t)) v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(side[i]), super_m(s), v);
+            v = _mm512_fmadd_ps(v, _mm512_set1_ps(a->kd[at + i]), _mm512_load_ps(acc));
+            _mm512_store_ps(acc, v);
+        }
     }
+}
+
+/* One function a format and number of tokens. */
+#define TURN(T, N, OF)                                                                             \
+    static void turn_##N##_##T(const mm_turn *r) {                                                 \
+        OF(NIB_##T, N, r);                                                                         \
+    }
+#define TURNS(T, OF)     TURN(T, 1, OF) TURN(T, 2, OF) TURN(T, 3, OF) TURN(T, 4, OF)
+#define NIB_P16(T, ...)  TURNS(T, take_turn)
+#define NIB_P16K(T, ...) TURNS(T, take_turn_k)
 #include "kernels/p16.def"
-#undef NIB_P16
 
 typedef void (*turn_fn)(const mm_turn *r);
 turn_fn nib_avx512_turn(nib_dtype t, int64_t n_tok) {
     static const turn_fn turns[][AVX512_FEW] = {
 #define NIB_P16(T, ...) [NIB_##T] = {turn_1_##T, turn_2_##T, turn_3_##T, turn_4_##T},
 #include "kernels/p16.def"
-#undef NIB_P16
     };
     return turns[t][n_tok - 1];
 }

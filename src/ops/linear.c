@@ -18,13 +18,14 @@ void nib_op_norm(nib_worker *w, nib_rows r, nib_norm_kind kind, const nib_norm *
     }
 }
 
-void nib_op_quantise(nib_worker *w, nib_rows r, nib_act *a) {
+void nib_op_quantise(nib_worker *w, nib_rows r, int n, const nib_linear *const *l, nib_act *a) {
     nib_at(w, NIB_SECTION_QUANTISE);
-    if (r.t1 > r.t0) w->k->quantise(a->x, a->ldx, r.t0, r.t1, a);
-}
-
-bool nib_linear_needs_q8(const nib_linear *l) {
-    return l->w.data && nib_mat_act(l->w.dtype) == NIB_ACT_Q8;
+    unsigned kinds = 0;
+    for (int i = 0; i < n; i++)
+        if (l[i]->w.data) kinds |= nib_mat_act(l[i]->w.dtype);
+    if (r.t1 <= r.t0) return;
+    if (kinds & NIB_ACT_Q8) w->k->quantise(a->x, a->ldx, r.t0, r.t1, a);
+    if (kinds & NIB_ACT_Q8K) w->k->quantise_k(a->x, a->ldx, r.t0, r.t1, a);
 }
 
 void nib_op_lookup(nib_worker *w, nib_rows r, const nib_mat *m, const int32_t *ids, float scale,

@@ -122,19 +122,33 @@ static float random_x(int how) {
     return x;
 }
 
+static void quantise(const nib_kernels *k, nib_act_kind kind, const float *x, int64_t ldx,
+                     int64_t t0, int64_t t1, nib_act *a) {
+    (kind == NIB_ACT_Q8K ? k->quantise_k : k->quantise)(x, ldx, t0, t1, a);
+}
+
+/* Activation number c of token t as the kernels see it. */
+static double act_value(const acts *s, nib_act_kind kind, int64_t t, int64_t c) {
+    const nib_act *a = &s->a;
+    if (kind == NIB_ACT_F32) return (double)s->x[t * s->ldx + c];
+    if (kind == NIB_ACT_Q8)
+        return (double)a->d[c / 32 * a->n_tok + t] * a->q[(c / 32 * a->n_tok + t) * 32 + c % 32];
+    return (double)a->kd[c / 256 * a->n_tok + t] * a->kq[(c / 64 * a->n_tok + t) * 64 + c % 64];
+}
+
 static acts make_acts(const nib_kernels *k, nib_act_kind kind, int64_t n_tok, int64_t cols,
                       int how) {
     acts s = {.ldx = cols + 3};
     s.x_bytes = (size_t)(n_tok * s.ldx) * 4;
     s.x = take(s.x_bytes);
     for (int64_t i = 0; i < n_tok * s.ldx; i++) s.x[i] = random_x(how);
-    s.bytes = kind == NIB_ACT_Q8 ? nib_act_bytes(n_tok, cols) : 0;
+    s.bytes = kind != NIB_ACT_F32 ? nib_act_bytes(n_tok, cols) : 0;
     if (s.bytes) {
         s.mem = take(s.bytes);
         nib_act_bind(&s.a, s.mem, n_tok, cols);
         /* in two parts, as threads would */
-        k->quantise(s.x, s.ldx, 0, n_tok / 2, &s.a);
-        k->quantise(s.x, s.ldx, n_tok / 2, n_tok, &s.a);
+        quantise(k, kind, s.x, s.ldx, 0, n_tok / 2, &s.a);
+        quantise(k, kind, s.x, s.ldx, n_tok / 2, n_tok, &s.a);
     }
     s.a.n_tok = n_tok;
     s.a.k = cols;
@@ -263,10 +277,6 @@ static void activations_are_rounded_to_nearest(void **state) {
             }
             assert_int_equal(s.a.bias[at], -128 * (sum[0] + sum[1]));
             assert_true(s.a.ds[at] == d * (float)(sum[0] + sum[1]));
-            for (int h = 0; h < 2; h++) {
-                assert_int_equal(s.a.biash[2 * at + h], -128 * sum[h]);
-                assert_true(s.a.dh[2 * at + h] == d * (float)sum[h]);
-            }
         }
     assert_true(s.a.d[1 * 5] == 0 && s.a.q[5 * 32] == 0); /* zeros */
     assert_true(s.a.d[0 * 5 + 1] == 0 && s.a.q[32] == 0); /* dust */
@@ -277,22 +287,59 @@ static void activations_are_rounded_to_nearest(void **state) {
     free_acts(&s);
 }
 
+static void blocks_of_256_are_rounded_to_nearest(void **state) {
+    (void)state;
+    acts s = make_acts(scalar(), NIB_ACT_Q8K, 5, 768, 0);
+    memset(s.x + 256, 0, 1024);
+    s.x[512] = NAN, s.x[513] = INFINITY, s.x[700] = -INFINITY;
+    scalar()->quantise_k(s.x, s.ldx, 0, 5, &s.a);
+    for (int64_t t = 0; t < 5; t++)
+        for (int64_t b = 0; b < 3; b++) {
+            int64_t at = b * 5 + t;
+            float d = s.a.kd[at];
+            int sum = 0, most = 0;
+            for (int i = 0; i < 256; i++) {
+                float x = s.x[t * s.ldx + 256 * b + i];
+                int q = s.a.kq[((4 * b + i / 64) * 5 + t) * 64 + i % 64];
+                assert_true(q >= -127);
+                most = NIB_MAX(most, abs(q));
+                sum += q;
+                if (i % 16 == 15) {
+                    assert_int_equal(s.a.ks16[at * 16 + i / 16], sum);
+                    if (i % 32 == 31)
+                        assert_int_equal(s.a.ks32[at * 8 + i / 32],
+                                         sum + s.a.ks16[at * 16 + i / 16 - 1]);
+                    sum = 0;
+                }
+                if (isfinite(x) && d < 1e30f)
+                    assert_true(fabs((double)x - (double)d * q) <= 0.5001 * (double)d + 1e-30);
+            }
+            assert_int_equal(most, t == 0 && b == 1 ? 0 : 127);
+        }
+    assert_true(s.a.kd[1 * 5] == 0);
+    assert_true(s.a.kd[2 * 5] == FLT_MAX / 127); /* infinity, and NaN beside it is 0 */
+    assert_int_equal(s.a.kq[8 * 5 * 64], 0);
+    assert_int_equal(s.a.kq[8 * 5 * 64 + 1], 127);
+    free_acts(&s);
+}
+
 static void quantise_is_the_same_everywhere(void **state) {
     (void)state;
     for (size_t s = 0; s < NIB_ARRAY_LEN(isas); s++) {
         const nib_kernels *set = nib_kernels_upto(isas[s]);
         if (!set) continue;
         for (int how = 0; how < 4; how++)
-            for (int64_t k = 32; k <= 1024; k += 160) {
-                acts a = make_acts(scalar(), NIB_ACT_Q8, 7, k, how);
-                void *mem = take(a.bytes);
-                nib_act b;
-                nib_act_bind(&b, mem, 7, k);
-                set->quantise(a.x, a.ldx, 0, 7, &b);
-                if (memcmp(a.mem, mem, a.bytes)) fail_msg("%s quantises differently", isas[s]);
-                nib_free_pages(mem, a.bytes);
-                free_acts(&a);
-            }
+            for (int64_t k = 32; k <= 1024; k += 32)
+                for (int kind = NIB_ACT_Q8; kind <= (k % 256 ? NIB_ACT_Q8 : NIB_ACT_Q8K); kind++) {
+                    acts a = make_acts(scalar(), (nib_act_kind)kind, 7, k, how);
+                    void *mem = take(a.bytes);
+                    nib_act b;
+                    nib_act_bind(&b, mem, 7, k);
+                    quantise(set, (nib_act_kind)kind, a.x, a.ldx, 0, 7, &b);
+                    if (memcmp(a.mem, mem, a.bytes)) fail_msg("%s quantises differently", isas[s]);
+                    nib_free_pages(mem, a.bytes);
+                    free_acts(&a);
+                }
     }
 }
 
@@ -316,11 +363,7 @@ static void scalar_is_near_double(void **state) {
                 for (int64_t t = 0; t < n_tok; t++) {
                     double sum = 0, size = 0;
                     for (int64_t c = 0; c < k; c++) {
-                        double x = (double)s.x[t * s.ldx + c];
-                        if (s.mem) {
-                            int64_t at = c / 32 * n_tok + t;
-                            x = (double)s.a.d[at] * s.a.q[at * 32 + c % 32];
-                        }
+                        double x = act_value(&s, nib_mat_act(all[i]), t, c);
                         sum += (double)row[c] * x;
                         size += fabs((double)row[c] * x);
                     }
@@ -403,7 +446,7 @@ static void tokens_do_not_see_each_other(void **state) {
             for (int64_t t = 0; t < n_tok; t++) {
                 acts one = make_acts(set, kind, 1, k, 0);
                 memcpy(one.x, a.x + t * a.ldx, (size_t)k * 4);
-                if (one.mem) set->quantise(one.x, one.ldx, 0, 1, &one.a);
+                if (one.mem) quantise(set, kind, one.x, one.ldx, 0, 1, &one.a);
                 float *got = product(set, w, &one.a, 3);
                 same(want + t * (n + 5), got, n, isas[s], w, 1, "one token of many");
                 free_product(got, w, 1);
@@ -420,6 +463,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(unpacking_gives_the_formats_own_floats),
         cmocka_unit_test(activations_are_rounded_to_nearest),
+        cmocka_unit_test(blocks_of_256_are_rounded_to_nearest),
         cmocka_unit_test(quantise_is_the_same_everywhere),
         cmocka_unit_test(scalar_is_near_double),
         cmocka_unit_test(every_set_equals_scalar),
