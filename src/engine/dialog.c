@@ -115,8 +115,7 @@ void nib_dialog_free(nib_dialog *d) {
     nib_sampler_free(d->sampler);
     nib_template_free(d->tmpl);
     nib_messages_free(&d->messages);
-    nib_buf_free(&d->answer);
-    nib_buf_free(&d->thought);
+    nib_gen_free(d->gen);
     nib_arena_free(&d->own);
     nib_free(d);
 }
@@ -169,8 +168,41 @@ out:
 
 /* ---- replies ---- */
 
+enum { PROMPT_STEP = 128 }; /* tokens between two looks at the clock and the cancel flag */
+
 static uint64_t seed_of_reply(const nib_dialog *d) {
     return d->applied.sampling.seed_given ? d->applied.sampling.seed + d->attempt : nib_entropy();
+}
+
+/* One reply to q's prompt, reusing what the sequence holds of it. A full context and the engine's
+ * cancel flag end it. */
+static nib_status generate(nib_dialog *d, nib_gen_start *q, const nib_ids *prompt, nib_reply *out,
+                           nib_error *e) {
+    nib_gen *g;
+    q->engine = d->en;
+    q->seq = d->seq;
+    q->sampler = d->sampler;
+    q->p = &d->applied;
+    q->prompt = prompt->data;
+    q->n_prompt = prompt->len;
+    q->n_logprobs = -1;
+    NIB_TRY(nib_gen_new(&g, q, e));
+    nib_gen_free(d->gen);
+    d->gen = g;
+    while (!nib_gen_finished(g)) {
+        const int32_t *ids;
+        const float *logits = NULL;
+        int64_t n = NIB_MIN(nib_gen_pending(g, &ids), (int64_t)PROMPT_STEP);
+        nib_status s = nib_seq_eval(d->seq, ids, n, &logits, e);
+        if (s == NIB_ERR_CANCELLED)
+            nib_gen_stop(g, "interrupted");
+        else if (s == NIB_ERR_CONTEXT && nib_seq_len(d->seq) >= (int64_t)prompt->len)
+            nib_gen_stop(g, "context");
+        else
+            NIB_TRY(s);
+        if (s == NIB_OK) NIB_TRY(nib_gen_feed(g, logits, e));
+    }
+    return nib_gen_end(g, out, e);
 }
 
 /* Generates from the history as it stands and adds the reply to it, unless nothing came. */
@@ -179,16 +211,12 @@ static nib_status answer(nib_dialog *d, double start, nib_piece_fn fn, void *arg
     nib_ids prompt = {0};
     nib_reply reply;
     int64_t n_dropped = 0;
-    nib_reply_request q = {.prompt = &prompt,
-                           .raw = d->applied.raw,
-                           .seed = seed_of_reply(d),
-                           .start = start,
-                           .fn = fn,
-                           .arg = arg};
+    nib_gen_start q = {
+        .raw = d->applied.raw, .seed = seed_of_reply(d), .start = start, .fn = fn, .arg = arg};
     nib_status s;
     NIB_TRY_OUT(nib_dialog_prompt(d, &prompt, &q.opened, &n_dropped, e));
-    NIB_TRY_OUT(nib_dialog_generate(d, &q, &reply, e));
-    bool said = d->answer.len || d->thought.len || strcmp(reply.finish, "interrupted") != 0;
+    NIB_TRY_OUT(generate(d, &q, &prompt, &reply, e));
+    bool said = *reply.text || reply.thinking || strcmp(reply.finish, "interrupted") != 0;
     if (said)
         NIB_TRY_OUT(nib_messages_add(&d->messages, "assistant", reply.text, reply.thinking, e));
     *added = said;
@@ -252,14 +280,11 @@ nib_status nib_dialog_regenerate(nib_dialog *d, nib_piece_fn fn, void *arg, nib_
 nib_status nib_dialog_complete(nib_dialog *d, const char *prompt, size_t len, nib_piece_fn fn,
                                void *arg, nib_reply *out, nib_error *e) {
     nib_ids ids = {0};
-    nib_reply_request q = {.prompt = &ids,
-                           .raw = true,
-                           .seed = seed_of_reply(d),
-                           .start = nib_now(),
-                           .fn = fn,
-                           .arg = arg};
+    nib_gen_start q = {
+        .raw = true, .seed = seed_of_reply(d), .start = nib_now(), .fn = fn, .arg = arg};
     nib_status s;
-    NIB_TRY_OUT(nib_dialog_raw_prompt(d, prompt, len, &ids, e));
+    NIB_TRY_OUT(
+        nib_prompt_text(nib_engine_model(d->en), prompt, len, d->applied.parse_special, &ids, e));
     long long n_ctx = (long long)nib_engine_n_ctx(d->en);
     if ((long long)ids.len >= n_ctx) {
         s = nib_fail(e, NIB_ERR_CONTEXT,
@@ -268,7 +293,7 @@ nib_status nib_dialog_complete(nib_dialog *d, const char *prompt, size_t len, ni
                      ids.len, n_ctx, (long long)d->info->n_ctx_train);
         goto out;
     }
-    NIB_TRY_OUT(nib_dialog_generate(d, &q, out, e));
+    NIB_TRY_OUT(generate(d, &q, &ids, out, e));
 out:
     nib_ids_free(&ids);
     return s;

@@ -1,104 +1,18 @@
-/* From a conversation to the tokens of a prompt.
- *
- * The template's text and the people's text are kept apart up to the tokenizer: only the template
- * can spell control tokens, while ordinary text is tokenised across the seams, as in training.
+/* What of a conversation is sent.
  *
  * When the history does not fit and the user did not fix what is sent, the oldest exchanges are
  * left out. How many is a function of the messages alone, and rises in steps: a prompt whose
  * beginning changes has to be computed anew, so it should not change with every message. */
-#include <jansson.h>
 #include "engine/dialog_internal.h"
-
-static json_t *variables(const nib_dialog *d) {
-    bool on = d->applied.think == NIB_THINK_ON;
-    if (d->applied.think == NIB_THINK_AUTO) return json_object();
-    return json_pack("{s:b, s:b}", "enable_thinking", on, "thinking", on);
-}
-
-/* The token's spelling for templates into b; *text NULL when the model has none. */
-static nib_status spelling(const nib_dialog *d, int32_t id, nib_buf *b, const char **text,
-                           nib_error *e) {
-    nib_str t = id >= 0 ? nib_token_text(d->tok, id) : (nib_str){0};
-    *text = NULL;
-    if (t.n == 0) return NIB_OK;
-    if (!nib_buf_put(b, t.p, t.n)) return nib_fail_nomem(e, t.n, "a token's text");
-    *text = b->data;
-    return NIB_OK;
-}
-
-static nib_status tokenise_rendered(const nib_dialog *d, const nib_rendered *r, nib_ids *out,
-                                    nib_error *e) {
-    const nib_tokenizer_info *info = nib_tokenizer_get_info(d->tok);
-    nib_tok_run *runs = nib_calloc(r->n_spans, sizeof *runs);
-    if (!runs) return nib_fail_nomem(e, r->n_spans * sizeof *runs, "a prompt");
-    for (size_t i = 0; i < r->n_spans; i++)
-        runs[i] = (nib_tok_run){r->spans[i].len, r->spans[i].trusted};
-    bool bos = info->add_bos && info->bos >= 0;
-    nib_status s = NIB_OK;
-    if (bos && !nib_ids_push(out, info->bos)) {
-        s = nib_fail_nomem(e, sizeof *out->data, "a prompt");
-        goto out;
-    }
-    NIB_TRY_OUT(
-        nib_tokenize_runs(d->tok, r->text.data ? r->text.data : "", runs, r->n_spans, 0, out, e));
-    if (bos && out->len > 1 && out->data[1] == info->bos) { /* the template wrote it too */
-        memmove(out->data, out->data + 1, (out->len - 1) * sizeof *out->data);
-        out->len--;
-    }
-out:
-    nib_free(runs);
-    return s;
-}
-
-nib_status nib_dialog_raw_prompt(nib_dialog *d, const char *text, size_t n, nib_ids *out,
-                                 nib_error *e) {
-    unsigned parse = d->applied.parse_special ? NIB_TOK_PARSE : 0;
-    NIB_TRY(nib_tokenize(d->tok, text, n, NIB_TOK_SPECIAL | parse, out, e));
-    const nib_tokenizer_info *info = nib_tokenizer_get_info(d->tok);
-    if (info->add_eos && out->len > 1 && out->data[out->len - 1] == info->eos)
-        out->len--; /* an end is no place to go on from */
-    if (out->len == 0)
-        return nib_fail(e, NIB_ERR_ARGUMENT,
-                        "nothing to continue: the prompt is empty and the model has no BOS token");
-    return NIB_OK;
-}
-
-static nib_status joined(nib_dialog *d, size_t first, nib_ids *out, nib_error *e) {
-    nib_buf text = {0};
-    if (d->applied.system) nib_buf_puts(&text, d->applied.system);
-    for (size_t i = first; i < d->messages.n; i++) nib_buf_puts(&text, d->messages.v[i].content);
-    nib_status s = text.failed
-                       ? nib_fail_nomem(e, text.len, "a prompt")
-                       : nib_dialog_raw_prompt(d, text.data ? text.data : "", text.len, out, e);
-    nib_buf_free(&text);
-    return s;
-}
 
 /* The prompt when messages[first..) are sent. */
 static nib_status build(nib_dialog *d, size_t first, nib_ids *out, bool *opened, nib_error *e) {
-    out->len = 0;
-    *opened = false;
-    if (d->applied.raw) return joined(d, first, out, e);
-    const nib_tokenizer_info *info = nib_tokenizer_get_info(d->tok);
-    const char *system = d->applied.system && *d->applied.system ? d->applied.system : NULL;
-    const char *bos_text, *eos_text;
-    nib_buf bos = {0}, eos = {0};
-    nib_rendered r = {0};
-    json_t *extra = variables(d);
-    nib_status s = extra ? NIB_OK : nib_fail_nomem(e, 1, "a template's variables");
-    if (s != NIB_OK) goto out;
-    NIB_TRY_OUT(spelling(d, info->bos, &bos, &bos_text, e));
-    NIB_TRY_OUT(spelling(d, info->eos, &eos, &eos_text, e));
-    NIB_TRY_OUT(nib_chat_render(d->tmpl, system, &d->messages, first, true, bos_text, eos_text,
-                                extra, d->applied.now, &r, e));
-    s = tokenise_rendered(d, &r, out, e);
-    *opened = r.text.len && nib_think_open(r.text.data, r.text.len);
-    nib_rendered_free(&r);
-out:
-    json_decref(extra);
-    nib_buf_free(&bos);
-    nib_buf_free(&eos);
-    return s;
+    nib_prompt q = {.model = nib_engine_model(d->en),
+                    .tmpl = d->tmpl,
+                    .p = &d->applied,
+                    .messages = &d->messages,
+                    .first = first};
+    return nib_prompt_build(&q, out, opened, e);
 }
 
 /* ---- what fits ---- */

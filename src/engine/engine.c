@@ -2,7 +2,11 @@
  *
  * A call's tokens are cut into chunks of at most 'batch'; tokens of several sequences share a
  * chunk. Everything a step needs was allocated when the engine was made; a decode step allocates
- * nothing but, every 64th token, takes a page. */
+ * nothing but, every 64th token, takes a page.
+ *
+ * A page that others refer to is never written: grow() copies the last page of a sequence first
+ * when it is shared. When the pool is empty, pages that are only kept for later (prefix.c) are
+ * given up. */
 #include <math.h>
 #include "engine/internal.h"
 
@@ -11,7 +15,7 @@ struct nib_seq {
     nib_seq *prev, *next;
     nib_ids tokens;
     uint8_t **pages;
-    int64_t n_pages;
+    int64_t n_pages, n_published; /* the first n_published pages are known */
 };
 
 struct nib_engine {
@@ -19,6 +23,7 @@ struct nib_engine {
     nib_backend *be;
     nib_decoder dec;
     nib_kv_pool pool;
+    nib_prefix *prefix; /* NULL until something is published */
     nib_seq *seqs;
     int64_t n_ctx, batch;
     int n_seq;
@@ -90,9 +95,8 @@ nib_status nib_engine_new(nib_engine **out, nib_model *m, const nib_engine_param
     NIB_TRY_OUT(nib_backend_new(&en->be, p.n_threads, e));
     NIB_TRY_OUT(nib_decoder_new(&en->dec, &m->desc, p.kv, en->n_ctx, en->batch, e));
     NIB_TRY_OUT(nib_backend_reserve(en->be, en->dec.scratch_bytes, e));
-    int64_t pages = (en->n_ctx + NIB_PAGE - 1) / NIB_PAGE;
-    NIB_TRY_OUT(
-        nib_kv_pool_init(&en->pool, nib_decoder_page_bytes(&m->desc, p.kv), pages * en->n_seq, e));
+    NIB_TRY_OUT(nib_kv_pool_init(&en->pool, nib_decoder_page_bytes(&m->desc, p.kv),
+                                 nib_resolve_pages(&p, en->n_ctx), e));
     en->ids = nib_alloc((size_t)en->batch * sizeof *en->ids);
     en->pos = nib_alloc((size_t)en->batch * sizeof *en->pos);
     en->outputs = nib_alloc((size_t)en->batch * sizeof *en->outputs);
@@ -117,6 +121,7 @@ void nib_engine_free(nib_engine *en) {
     nib_free(en->outputs);
     nib_free(en->runs);
     nib_free_pages(en->logits, en->logits_bytes);
+    nib_prefix_free(en->prefix);
     nib_kv_pool_free(&en->pool);
     nib_decoder_free(&en->dec);
     nib_backend_free(en->be);
@@ -129,6 +134,12 @@ nib_model *nib_engine_model(const nib_engine *en) {
 }
 int64_t nib_engine_n_ctx(const nib_engine *en) {
     return en->n_ctx;
+}
+int64_t nib_engine_batch(const nib_engine *en) {
+    return en->batch;
+}
+int nib_engine_n_seq(const nib_engine *en) {
+    return en->n_seq;
 }
 int nib_engine_threads(const nib_engine *en) {
     return nib_backend_threads(en->be);
@@ -184,6 +195,34 @@ void nib_seq_rewind(nib_seq *s, int64_t n_keep) {
     if (n_keep < (int64_t)s->tokens.len) s->tokens.len = (size_t)n_keep;
     int64_t need = ((int64_t)s->tokens.len + NIB_PAGE - 1) / NIB_PAGE;
     while (s->n_pages > need) nib_kv_page_give(&s->en->pool, s->pages[--s->n_pages]);
+    s->n_published = NIB_MIN(s->n_published, (int64_t)s->tokens.len / NIB_PAGE);
+}
+
+static uint8_t *take_page(nib_engine *en) {
+    uint8_t *page;
+    while (!(page = nib_kv_page_take(&en->pool)) && nib_prefix_evict(en->prefix, &en->pool)) {
+    }
+    return page;
+}
+
+static nib_status no_page(const nib_engine *en, nib_error *e) {
+    return nib_fail(e, NIB_ERR_LIMIT, "the KV cache is full: all %d pages of %d tokens are in use",
+                    en->pool.n_pages, NIB_PAGE);
+}
+
+/* The page that the next token goes to must be the sequence's own. */
+static nib_status own_last(nib_seq *s, nib_error *e) {
+    nib_engine *en = s->en;
+    int64_t last = (int64_t)s->tokens.len / NIB_PAGE;
+    if (s->tokens.len % NIB_PAGE == 0 ||
+        en->pool.refs[nib_kv_page_index(&en->pool, s->pages[last])] == 1)
+        return NIB_OK;
+    uint8_t *page = take_page(en);
+    if (!page) return no_page(en, e);
+    memcpy(page, s->pages[last], en->pool.page_bytes);
+    nib_kv_page_give(&en->pool, s->pages[last]);
+    s->pages[last] = page;
+    return NIB_OK;
 }
 
 /* Room for n more tokens: pages, and the list of ids. The sequence's length does not change. */
@@ -195,17 +234,90 @@ static nib_status grow(nib_seq *s, int64_t n, nib_error *e) {
                         "the context is %lld tokens: %lld are in use and %lld more do not fit",
                         (long long)en->n_ctx, (long long)len, (long long)n);
     int64_t need = (len + n + NIB_PAGE - 1) / NIB_PAGE, had = s->n_pages;
+    if (n > 0) NIB_TRY(own_last(s, e));
     while (s->n_pages < need) {
-        uint8_t *page = nib_kv_page_take(&en->pool);
+        uint8_t *page = take_page(en);
         if (!page) {
             while (s->n_pages > had) nib_kv_page_give(&en->pool, s->pages[--s->n_pages]);
-            return nib_fail(e, NIB_ERR_CONTEXT,
-                            "the KV cache is full: all %d pages of %d tokens are in use",
-                            en->pool.n_pages, NIB_PAGE);
+            return no_page(en, e);
         }
         s->pages[s->n_pages++] = page;
     }
     return NIB_OK;
+}
+
+nib_status nib_seq_reserve(nib_seq *s, int64_t n, nib_error *e) {
+    return grow(s, n, e);
+}
+
+/* ---- sharing ---- */
+
+int64_t nib_seq_adopt(nib_seq *s, const int32_t *ids, int64_t n) {
+    nib_engine *en = s->en;
+    int32_t page = -1;
+    if (s->tokens.len || s->n_pages || !en->prefix) return (int64_t)s->tokens.len;
+    int64_t most = NIB_MIN(n, en->n_ctx) / NIB_PAGE;
+    for (; s->n_pages < most; s->n_pages++) {
+        const int32_t *tokens = ids + s->n_pages * NIB_PAGE;
+        if ((page = nib_prefix_find(en->prefix, page, tokens)) < 0) break;
+        if (!nib_ids_append(&s->tokens, tokens, NIB_PAGE)) {
+            s->tokens.failed = false;
+            break;
+        }
+        s->pages[s->n_pages] = nib_kv_page_share(&en->pool, nib_kv_page_at(&en->pool, page));
+    }
+    s->n_published = s->n_pages;
+    return (int64_t)s->tokens.len;
+}
+
+void nib_seq_publish(nib_seq *s) {
+    nib_engine *en = s->en;
+    nib_kv_pool *pool = &en->pool;
+    int64_t whole = (int64_t)s->tokens.len / NIB_PAGE;
+    if (s->n_published >= whole || !en->m->desc.causal) return;
+    if (!en->prefix && !(en->prefix = nib_prefix_new(pool->n_pages))) return;
+    for (; s->n_published < whole; s->n_published++) {
+        int64_t i = s->n_published;
+        int32_t before = i ? nib_kv_page_index(pool, s->pages[i - 1]) : -1,
+                page = nib_kv_page_index(pool, s->pages[i]);
+        const int32_t *tokens = s->tokens.data + i * NIB_PAGE;
+        int32_t known = nib_prefix_find(en->prefix, before, tokens);
+        if (known >= 0 && known != page) { /* someone was faster: one copy is enough */
+            nib_kv_page_give(pool, s->pages[i]);
+            s->pages[i] = nib_kv_page_share(pool, nib_kv_page_at(pool, known));
+        } else if (known < 0) {
+            nib_prefix_add(en->prefix, page, before, tokens);
+            nib_kv_page_share(pool, s->pages[i]);
+        }
+    }
+}
+
+nib_status nib_seq_fork(nib_seq *s, const nib_seq *from, int64_t n, nib_error *e) {
+    if (s->tokens.len || s->en != from->en || n < 0 || n > (int64_t)from->tokens.len)
+        return nib_fail(e, NIB_ERR_ARGUMENT,
+                        "expected an empty sequence of the same engine and at most %zu tokens, "
+                        "found %lld",
+                        from->tokens.len, (long long)n);
+    if (!nib_ids_append(&s->tokens, from->tokens.data, (size_t)n)) {
+        s->tokens.failed = false;
+        return nib_fail_nomem(e, (size_t)n * sizeof *from->tokens.data, "tokens");
+    }
+    nib_kv_pool *pool = &s->en->pool;
+    while (s->n_pages) nib_kv_page_give(pool, s->pages[--s->n_pages]); /* reserved, perhaps */
+    for (; s->n_pages * NIB_PAGE < n; s->n_pages++)
+        s->pages[s->n_pages] = nib_kv_page_share(pool, from->pages[s->n_pages]);
+    s->n_published = NIB_MIN(from->n_published, n / NIB_PAGE);
+    return NIB_OK;
+}
+
+nib_kv_usage nib_engine_kv(const nib_engine *en) {
+    return (nib_kv_usage){en->pool.n_pages, en->pool.n_free,
+                          nib_prefix_spare(en->prefix, &en->pool)};
+}
+
+void nib_engine_forget(nib_engine *en) {
+    while (nib_prefix_evict(en->prefix, &en->pool)) {
+    }
 }
 
 static nib_status check_ids(const nib_engine *en, const int32_t *ids, int64_t n, nib_error *e) {
@@ -339,11 +451,12 @@ nib_status nib_engine_step(nib_engine *en, nib_step *items, int n_items, nib_err
             goto out;
         }
         add_run(en, &x, it->seq, at, it->ids, it->n);
-        en->outputs[i] = x.n - 1;
+        if (!it->silent) en->outputs[x.b.n_out++] = x.n - 1;
     }
-    x.b.n_out = n_items;
-    run(en, &x, NULL, true);
-    for (i = 0; i < n_items; i++) items[i].logits = en->logits + i * en->m->desc.n_vocab;
+    run(en, &x, NULL, x.b.n_out > 0);
+    int64_t row = 0;
+    for (i = 0; i < n_items; i++)
+        items[i].logits = items[i].silent ? NULL : en->logits + row++ * en->m->desc.n_vocab;
     return NIB_OK;
 out:
     while (i-- > 0) nib_seq_rewind(items[i].seq, (int64_t)items[i].seq->tokens.len - items[i].n);

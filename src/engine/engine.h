@@ -2,6 +2,7 @@
  *
  * nib_model   immutable once open; shared and reference-counted.
  * nib_engine  a model ready to run: threads, KV pages, scratch. One thread uses it at a time.
+ * nib_sched   owns an engine and makes many replies at once.
  * nib_seq     one timeline of tokens with its KV pages; belongs to an engine. Rewind is
  * first-class.
  *
@@ -65,6 +66,7 @@ typedef struct nib_engine_params {
                       NIB_CTX_AUTO = largest that fits */
     nib_kv_type kv;
     int n_seq;          /* sequences that share the KV pool; 0 = 1 */
+    int64_t kv_tokens;  /* tokens the pool holds for all of them; 0 = n_ctx for each */
     int batch;          /* tokens computed together in prefill; 0 = 512 */
     bool ignore_memory; /* skip the check against this machine's memory */
 } nib_engine_params;
@@ -121,9 +123,34 @@ typedef struct nib_step {
     nib_seq *seq;
     const int32_t *ids;
     int64_t n;
+    bool silent;         /* its logits are not wanted */
     const float *logits; /* out: of its last token */
 } nib_step;
 nib_status nib_engine_step(nib_engine *en, nib_step *items, int n_items, nib_error *e);
+int64_t nib_engine_batch(const nib_engine *en); /* the most tokens of a step */
+int nib_engine_n_seq(const nib_engine *en);
+
+/* -- sharing: pages are kept after their sequences, and used again by those that begin alike -- */
+
+/* Makes room for n more tokens: what follows cannot fail for want of pages. Pages that are only
+ * kept are given up for it, those not used for longest first. NIB_ERR_CONTEXT: the sequence would
+ * be longer than the context; NIB_ERR_LIMIT: every page is in use by sequences. */
+nib_status nib_seq_reserve(nib_seq *s, int64_t n, nib_error *e);
+/* An empty sequence takes the longest known beginning of ids[0..n), in whole pages; returns how
+ * many tokens that is. */
+int64_t nib_seq_adopt(nib_seq *s, const int32_t *ids, int64_t n);
+/* Keeps the sequence's whole pages for others. */
+void nib_seq_publish(nib_seq *s);
+/* An empty sequence becomes the first n tokens of another; nothing is computed or copied before one
+ * of them writes. */
+nib_status nib_seq_fork(nib_seq *s, const nib_seq *from, int64_t n, nib_error *e);
+
+typedef struct nib_kv_usage {
+    int64_t n_pages, n_free, n_kept; /* n_kept: in no sequence, but known */
+} nib_kv_usage;
+nib_kv_usage nib_engine_kv(const nib_engine *en);
+/* Forgets every kept page. */
+void nib_engine_forget(nib_engine *en);
 
 /* Last hidden states of a text's tokens, out [n, n_embd]. */
 nib_status nib_engine_hidden(nib_engine *en, const int32_t *ids, int64_t n, float *out,
@@ -161,6 +188,7 @@ typedef struct nib_dialog_params {
     bool autocorrect_input, autocorrect_output;
     bool raw;           /* no template: system text and messages are joined and continued */
     bool parse_special; /* control tokens spelled in raw text are those tokens */
+    bool ignore_end;    /* tokens that end a reply do not */
     int64_t now;        /* for templates; NIB_NOW */
 } nib_dialog_params;
 nib_dialog_params nib_dialog_defaults(const nib_model *m);
@@ -168,13 +196,29 @@ nib_dialog_params nib_dialog_defaults(const nib_model *m);
 typedef enum nib_piece_kind {
     NIB_PIECE_ANSWER,
     NIB_PIECE_THOUGHT,
-    NIB_PIECE_PROMPT /* prefill progress */
+    NIB_PIECE_PROMPT, /* prefill progress */
+    NIB_PIECE_ODDS    /* a token was chosen; only when asked for */
 } nib_piece_kind;
+
+/* How probable a token was, and which were most probable: natural logarithms, of the model's own
+ * distribution (temperature 1, before bias and penalties). */
+enum { NIB_ODDS_MAX = 20 };
+typedef struct nib_odds {
+    int32_t token;
+    double logprob;
+    bool thought;
+    int n_top;
+    struct {
+        int32_t token;
+        double logprob;
+    } top[NIB_ODDS_MAX];
+} nib_odds;
 typedef struct nib_piece {
     nib_piece_kind kind;
     const char *text; /* whole characters, NUL-terminated; "" for progress */
     size_t len;
-    int64_t done, total; /* progress of the prompt, tokens */
+    int64_t done, total;  /* progress of the prompt, tokens */
+    const nib_odds *odds; /* of NIB_PIECE_ODDS */
 } nib_piece;
 /* Return false to stop the reply here (what was shown is kept). */
 typedef bool (*nib_piece_fn)(void *arg, const nib_piece *p);
@@ -190,6 +234,60 @@ typedef struct nib_reply {
     double prompt_seconds, generate_seconds, first_token_seconds;
     uint64_t seed; /* gives this reply again */
 } nib_reply;
+
+/* -- prompts (prompt.c) -- */
+
+/* What becomes a prompt. */
+typedef struct nib_prompt {
+    const nib_model *model;
+    const nib_template *tmpl;   /* NULL: "User: ...\nAssistant:" */
+    const nib_dialog_params *p; /* system, think, raw, parse_special, now */
+    const nib_messages *messages;
+    size_t first; /* messages[first..) are sent */
+    bool go_on;   /* the reply continues the last message */
+} nib_prompt;
+/* Its tokens, in place of what out held. *opened: it ends inside a thought. */
+nib_status nib_prompt_build(const nib_prompt *q, nib_ids *out, bool *opened, nib_error *e);
+/* Its text, of which the template wrote the trusted spans. */
+nib_status nib_prompt_render(const nib_prompt *q, nib_rendered *out, nib_error *e);
+/* Appends the tokens of a text to be continued; BOS as the model wants. */
+nib_status nib_prompt_text(const nib_model *m, const char *text, size_t n, bool parse_special,
+                           nib_ids *out, nib_error *e);
+
+/* -- one reply (generate.c) -- */
+
+/* A generation says what is to be computed next, is told the logits, and tells what it says. */
+typedef struct nib_gen nib_gen;
+typedef struct nib_gen_start {
+    nib_engine *engine;
+    nib_seq *seq;               /* what it holds of the prompt is used, the rest dropped */
+    nib_sampler *sampler;       /* restarted with the seed */
+    const nib_dialog_params *p; /* these three must stay as long as the generation */
+    const int32_t *prompt;
+    size_t n_prompt;
+    bool raw;    /* neither thoughts nor space at the ends are taken out */
+    bool opened; /* the prompt ends inside a thought */
+    uint64_t seed;
+    int n_logprobs; /* -1: none are told; else how many alternatives */
+    double start;   /* when the call began: times count from there */
+    nib_piece_fn fn;
+    void *arg;
+} nib_gen_start;
+nib_status nib_gen_new(nib_gen **out, const nib_gen_start *q, nib_error *e);
+void nib_gen_free(nib_gen *g);
+/* The tokens that its sequence lacks: compute some or all of them, then call nib_gen_feed. */
+int64_t nib_gen_pending(const nib_gen *g, const int32_t **ids);
+/* logits: of the last token that was computed; may be NULL when more are pending. */
+nib_status nib_gen_feed(nib_gen *g, const float *logits, nib_error *e);
+/* Whether logits are wanted after computing n of the pending tokens. */
+bool nib_gen_wants_logits(const nib_gen *g, int64_t n);
+int64_t nib_gen_n_generated(const nib_gen *g);
+void nib_gen_stop(nib_gen *g, const char *why); /* a word of nib_reply.finish */
+const char *nib_gen_finished(const nib_gen *g); /* why; NULL while it goes on */
+/* Once finished: tells what was held back, and fills *out, whose texts are the generation's. */
+nib_status nib_gen_end(nib_gen *g, nib_reply *out, nib_error *e);
+
+/* -- conversations -- */
 
 /* p NULL: the defaults. What p points to is copied, except the dictionary. */
 nib_status nib_dialog_new(nib_dialog **out, nib_engine *en, const nib_dialog_params *p,
@@ -222,6 +320,113 @@ int64_t nib_dialog_context_used(const nib_dialog *d);
  * of an object, loads too, as other programs write them. */
 nib_status nib_dialog_save(const nib_dialog *d, const char *path, nib_error *e);
 nib_status nib_dialog_load(nib_dialog *d, const char *path, nib_error *e);
+
+/* ---- requests and the scheduler (request.c, scheduler.c): many replies at once ----
+ *
+ * A scheduler owns an engine: its thread alone computes. Each step carries the next token of every
+ * reply under way, and as much of waiting prompts as leaves the step short. Requests wait in a
+ * bounded queue, in order, but whoever has fewer replies under way goes first. When the KV pool is
+ * full, pages kept for later go first; then the newest reply steps back, and is computed again when
+ * there is room, with the same result. Prompts are rendered and tokenised by a thread of their own.
+ */
+typedef struct nib_request {
+    nib_arena arena;     /* what p and the rest point to may lie here */
+    nib_dialog_params p; /* p.raw: 'text' or 'ids' is continued; else 'messages' are answered */
+    nib_messages messages;
+    nib_buf text;
+    nib_ids ids;
+    bool go_on;      /* the reply continues the last message */
+    bool no_cache;   /* compute the prompt anew */
+    int n;           /* replies; 0 is 1. With a seed the i-th has seed + i */
+    int n_logprobs;  /* -1: none; else how many alternatives to each token */
+    uint64_t client; /* whose it is, for fairness */
+    /* Embeddings instead: the texts, each its tokens. */
+    struct nib_request_text {
+        nib_str text; /* tokens instead when p is NULL */
+        nib_ids ids;
+    } * texts;
+    size_t n_texts;
+} nib_request;
+/* Defaults of a model (NULL: nib's own), one reply; NULL when out of memory. */
+nib_request *nib_request_new(const nib_model *m);
+void nib_request_free(nib_request *q);
+
+typedef enum nib_event_kind {
+    NIB_EVENT_READY,  /* the prompt is understood and fits: n_prompt */
+    NIB_EVENT_PIECE,  /* reply 'index' grew: piece */
+    NIB_EVENT_REPLY,  /* reply 'index' is whole: reply */
+    NIB_EVENT_VECTOR, /* the text 'index' is embedded: vector, n_prompt tokens of it */
+    NIB_EVENT_END     /* the last: status, error. NIB_ERR_CANCELLED when cancelled */
+} nib_event_kind;
+typedef struct nib_event {
+    nib_event_kind kind;
+    int index;
+    int64_t n_prompt;
+    const nib_piece *piece;
+    const nib_reply *reply;
+    const float *vector; /* [n_embd], of length 1 */
+    nib_status status;
+    const nib_error *error;
+} nib_event;
+/* Called on threads of the scheduler; what ev points to is gone afterwards. Must not block. */
+typedef void (*nib_event_fn)(void *arg, const nib_event *ev);
+
+typedef struct nib_sched nib_sched;
+typedef struct nib_job nib_job; /* a request under way */
+typedef struct nib_sched_params {
+    int n_parallel;  /* replies at once; 0 = the engine's n_seq */
+    int n_queue;     /* requests that may wait; 0 = 64 */
+    int chunk;       /* tokens of prompts in a step beside others' tokens; 0 = 64 */
+    int chunk_alone; /* the same when no reply is under way; 0 = 256 */
+} nib_sched_params;
+/* Takes over the engine, also when it fails. */
+nib_status nib_sched_new(nib_sched **out, nib_engine *en, const nib_sched_params *p, nib_error *e);
+/* Ends what is under way with NIB_ERR_CANCELLED, and frees the engine. */
+void nib_sched_free(nib_sched *s);
+nib_model *nib_sched_model(const nib_sched *s);
+const nib_template *nib_sched_template(const nib_sched *s); /* NULL: the model has none */
+int64_t nib_sched_n_ctx(const nib_sched *s);
+/* Any thread. Takes over q when it succeeds; NIB_ERR_LIMIT: the queue is full. fn is called from
+ * now on, until END. */
+nib_status nib_sched_submit(nib_sched *s, nib_request *q, nib_event_fn fn, void *arg, nib_job **out,
+                            nib_error *e);
+/* Any thread, until nib_job_release. */
+void nib_job_cancel(nib_job *j);
+/* A listener that cannot take more for now: the job's replies rest meanwhile. */
+void nib_job_pause(nib_job *j, bool pause);
+/* Ends what is under way: what was said becomes the whole reply, of finish "interrupted". */
+void nib_job_finish(nib_job *j);
+/* The submitter needs it no more. What is under way goes on. */
+void nib_job_release(nib_job *j);
+
+/* Counts since the start, and the state now. Histograms: how many were at most NIB_BUCKETS' bound.
+ */
+#define NIB_BUCKETS(X)                                                                             \
+    X(0.001)                                                                                       \
+    X(0.002) X(0.005) X(0.01) X(0.02) X(0.05) X(0.1) X(0.2) X(0.5) X(1) X(2) X(5) X(10) X(30)
+#define NIB_BUCKET_ONE(bound) +1
+enum { NIB_N_BUCKETS = 0 NIB_BUCKETS(NIB_BUCKET_ONE) };
+typedef struct nib_histogram {
+    uint64_t n[NIB_N_BUCKETS], count;
+    double sum;
+} nib_histogram;
+typedef struct nib_sched_stats {
+    uint64_t n_requests, n_replies, n_errors, n_cancelled, n_refused, n_preempted, n_steps;
+    uint64_t prompt_tokens, cached_tokens, generated_tokens;
+    double busy_seconds, prompt_seconds, generate_seconds;
+    nib_histogram first_token, between_tokens; /* seconds; first_token from submission */
+    int n_waiting, n_running, n_slots;
+    nib_kv_usage kv;
+} nib_sched_stats;
+void nib_sched_get_stats(nib_sched *s, nib_sched_stats *out);
+/* What runs in a slot now; false when there is no such slot. */
+typedef struct nib_slot_info {
+    bool busy;
+    uint64_t job;
+    int index;
+    int64_t n_prompt, n_held, n_generated;
+} nib_slot_info;
+bool nib_sched_slot(nib_sched *s, int i, nib_slot_info *out);
 
 /* ---- settings (settings.c): nib_dialog_params by name, for people ---- */
 

@@ -17,23 +17,41 @@ struct nib_model {
     nib_pooling pooling;
 };
 
-/* Pages of KV: one slab, a free list. A page holds NIB_PAGE positions of all layers of one
- * sequence. */
+/* Pages of KV: one slab, a free list, a count of references each. A page holds NIB_PAGE positions
+ * of all layers of one sequence, or of several that begin alike. */
 typedef struct nib_kv_pool {
     uint8_t *slab;
     size_t page_bytes, bytes;
     int32_t n_pages, n_free;
-    int32_t *free_list;
+    int32_t *free_list, *refs;
 } nib_kv_pool;
 nib_status nib_kv_pool_init(nib_kv_pool *p, size_t page_bytes, int64_t n_pages, nib_error *e);
 void nib_kv_pool_free(nib_kv_pool *p);
-/* NULL when all are taken. */
+/* With one reference; NULL when all are taken. */
 uint8_t *nib_kv_page_take(nib_kv_pool *p);
-void nib_kv_page_give(nib_kv_pool *p, uint8_t *page);
+uint8_t *nib_kv_page_share(nib_kv_pool *p, uint8_t *page); /* one reference more; returns page */
+void nib_kv_page_give(nib_kv_pool *p, uint8_t *page);      /* one less; without any it is free */
+int32_t nib_kv_page_index(const nib_kv_pool *p, const uint8_t *page);
+uint8_t *nib_kv_page_at(const nib_kv_pool *p, int32_t i);
 
-/* The context an engine would run with, and its largest batch (plan.c). */
+/* The index of known beginnings (prefix.c). Pages by their number in the pool; 'before' is the page
+ * before, or -1. */
+typedef struct nib_prefix nib_prefix;
+nib_prefix *nib_prefix_new(int32_t n_pages); /* NULL when out of memory */
+void nib_prefix_free(nib_prefix *x);
+/* The page that holds these NIB_PAGE tokens behind 'before', or -1; it counts as used now. */
+int32_t nib_prefix_find(nib_prefix *x, int32_t before, const int32_t *tokens);
+/* Makes a page known that is not; its reference is the caller's to give. */
+void nib_prefix_add(nib_prefix *x, int32_t page, int32_t before, const int32_t *tokens);
+/* Gives back the page that nobody used for longest; false when every known page is in use. */
+bool nib_prefix_evict(nib_prefix *x, nib_kv_pool *pool);
+/* How many pages could be given back so. */
+int32_t nib_prefix_spare(const nib_prefix *x, const nib_kv_pool *pool);
+
+/* The context an engine would run with, its largest batch, and the pages of its pool (plan.c). */
 int64_t nib_resolve_ctx(const nib_model *m, const nib_engine_params *p);
 int64_t nib_resolve_batch(const nib_model *m, const nib_engine_params *p, int64_t n_ctx);
+int64_t nib_resolve_pages(const nib_engine_params *p, int64_t n_ctx);
 /* Rows of logits kept for calls that want several at once. */
 enum { NIB_LOGIT_ROWS = 16 };
 #endif

@@ -7,6 +7,12 @@ int64_t nib_resolve_batch(const nib_model *m, const nib_engine_params *p, int64_
     return NIB_MIN(n, n_ctx);
 }
 
+int64_t nib_resolve_pages(const nib_engine_params *p, int64_t n_ctx) {
+    int64_t one = (n_ctx + NIB_PAGE - 1) / NIB_PAGE;
+    if (p->kv_tokens <= 0) return one * NIB_MAX(p->n_seq, 1);
+    return NIB_MAX(one, (p->kv_tokens + NIB_PAGE - 1) / NIB_PAGE);
+}
+
 /* The longest context the model itself allows: learnt positions end, rotations only get worse. */
 static int64_t model_limit(const nib_model *m) {
     return m->desc.pos_embd.data ? m->desc.pos_embd.n : (int64_t)1 << 24;
@@ -19,7 +25,7 @@ static void needs(const nib_model *m, const nib_engine_params *p, nib_kv_type kv
     nib_sysinfo si;
     nib_sysinfo_read(&si);
     uint64_t threads = (uint64_t)(p->n_threads > 0 ? p->n_threads : si.n_core);
-    uint64_t pages = ((uint64_t)n_ctx + NIB_PAGE - 1) / NIB_PAGE * (uint64_t)NIB_MAX(p->n_seq, 1);
+    uint64_t pages = (uint64_t)nib_resolve_pages(p, n_ctx);
     out->n_ctx = n_ctx;
     out->weights = 0;
     for (int64_t i = 0; i < m->n_uploads && !m->loaded; i++) {
@@ -30,7 +36,8 @@ static void needs(const nib_model *m, const nib_engine_params *p, nib_kv_type kv
     }
     out->kv = pages * page;
     out->scratch = memory + scratch * threads +
-                   (uint64_t)NIB_LOGIT_ROWS * (uint64_t)m->desc.n_vocab * sizeof(float);
+                   (uint64_t)NIB_MAX((int)NIB_LOGIT_ROWS, p->n_seq) * (uint64_t)m->desc.n_vocab *
+                       sizeof(float);
     out->total = out->weights + out->kv + out->scratch;
 }
 

@@ -164,7 +164,7 @@ static void limits_are_errors(void **state) {
     assert_int_equal(nib_seq_eval(s, ids, 1, &logits, &e), NIB_ERR_CONTEXT);
     /* the pool holds one sequence's pages */
     test_ok(nib_seq_new(&t, en, &e), &e);
-    assert_int_equal(nib_seq_eval(t, ids, 1, &logits, &e), NIB_ERR_CONTEXT);
+    assert_int_equal(nib_seq_eval(t, ids, 1, &logits, &e), NIB_ERR_LIMIT);
     nib_seq_rewind(s, 0);
     test_ok(nib_seq_eval(t, ids, 1, &logits, &e), &e);
     ids[0] = -1;

@@ -1,0 +1,137 @@
+/* nib serve: the engine over HTTP. */
+#include <signal.h>
+#include <unistd.h>
+#include "cli/host.h"
+#ifdef NIB_HAVE_SERVER
+#include "server/server.h"
+
+enum { MAX_LIST = 32 };
+static const char *host, *key_file, *name, *cors[MAX_LIST + 1], *allowed[MAX_LIST + 1];
+static int64_t port = -1, parallel, queue, max_tokens, rate = -1, connections, messages;
+static uint64_t max_body;
+static double max_seconds = -1, grace = -1;
+static bool quiet;
+
+static nib_status add_to(const nib_option *o, const char *value, nib_error *e) {
+    const char **list = o->to;
+    for (int i = 0; i < MAX_LIST; i++)
+        if (!list[i]) {
+            list[i] = value;
+            return NIB_OK;
+        }
+    return nib_fail(e, NIB_ERR_ARGUMENT, "%s: at most %d", o->name, MAX_LIST);
+}
+
+static nib_status set_number(const nib_option *o, const char *value, nib_error *e) {
+    return nib_parse_num(o->name, value, o->min, o->max, o->to, e);
+}
+
+static nib_status set_bytes(const nib_option *o, const char *value, nib_error *e) {
+    return nib_parse_bytes(o->name, value, o->to, e);
+}
+
+const nib_option nib_opts_serve[] = {
+    NIB_OPT_TEXT("host", 'H', "ADDRESS", &host,
+                 "address to listen on (default: 127.0.0.1); others than this machine's own need "
+                 "--api-key-file"),
+    NIB_OPT_INT("port", 'p', "N", &port, 0, 65535,
+                "port to listen on (default: 8080; 0 is any that is free)"),
+    NIB_OPT_TEXT("name", 0, "NAME", &name,
+                 "what clients call the model (default: the file's name)"),
+    NIB_OPT_INT("parallel", 'P', "N", &parallel, 1, 256,
+                "replies at a time, each with a context of its own (default: 4)"),
+    NIB_OPT_INT("queue", 0, "N", &queue, 1, 65536,
+                "requests that may wait for their turn; further ones get 429 (default: 64)"),
+    NIB_OPT_TEXT("api-key-file", 0, "FILE", &key_file,
+                 "keys, one a line, of which clients must show one"),
+    {"cors", 0, "ORIGIN", add_to, cors, 0, 0,
+     "let pages of this origin use the server, such as https://example.org; may be given several "
+     "times; * is any",
+     NULL},
+    {"allow_host", 0, "NAME", add_to, allowed, 0, 0,
+     "a name this server may be called by, beside localhost and addresses; may be given several "
+     "times",
+     NULL},
+    NIB_OPT_INT("max_tokens", 'n', "N", &max_tokens, 1, 1 << 24,
+                "tokens of a reply: the default, and the most a client gets (default: 2048)"),
+    {"max_seconds", 0, "S", set_number, &max_seconds, 0, 1e6,
+     "time of a reply, which then ends as it is; 0 is no limit (default: 30)", NULL},
+    NIB_OPT_INT("rate", 0, "N", &rate, 0, 1000000,
+                "generations a client may start in a minute; 0 is no limit (default: 300)"),
+    {"max_body", 0, "SIZE", set_bytes, &max_body, 0, 0,
+     "the largest request, such as 16M (default: 4M)", NULL},
+    NIB_OPT_INT("max_messages", 0, "N", &messages, 1, 1000000,
+                "messages of a conversation (default: 1024)"),
+    NIB_OPT_INT("max_connections", 0, "N", &connections, 1, 100000,
+                "connections at a time; further ones wait (default: 1024)"),
+    {"grace", 0, "S", set_number, &grace, 0, 3600,
+     "seconds that replies may take to end when the server is stopped (default: 5)", NULL},
+    NIB_OPT_SWITCH("quiet", 'q', &quiet, "no line for each request"),
+    NIB_OPT_GROUP("Model and memory", nib_host_options),
+    NIB_OPT_END,
+};
+
+static nib_server *server;
+
+static void on_signal(int sig) {
+    (void)sig;
+    nib_server_stop(server);
+}
+
+static void catch_signals(void) {
+    static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+    struct sigaction a = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    for (size_t i = 0; i < NIB_ARRAY_LEN(signals); i++) sigaction(signals[i], &a, NULL);
+}
+
+static void log_line(void *arg, nib_log_level level, const char *line) {
+    static const char *const names[] = {"error: ", "warning: ", "", "debug: "};
+    (void)arg;
+    fprintf(stderr, "nib: %s%s\n", names[level], line);
+}
+
+static void settings(nib_cli *c, nib_server_params *p) {
+    p->engine = *nib_host_params();
+    p->engine.n_seq = parallel ? (int)parallel : 4;
+    p->host = host;
+    if (port >= 0) p->port = (int)port;
+    p->model_path = c->argc ? c->argv[0] : NULL;
+    p->model_name = name;
+    if (queue) p->n_queue = (int)queue;
+    p->key_file = key_file;
+    p->cors = cors;
+    p->hosts = allowed;
+    if (max_tokens) p->max_tokens = max_tokens;
+    if (max_seconds >= 0) p->max_seconds = max_seconds;
+    if (max_body) p->max_body = max_body;
+    if (messages) p->max_messages = (int)messages;
+    if (connections) p->max_connections = (int)connections;
+    if (rate >= 0) p->rate = (int)rate;
+    if (grace >= 0) p->grace = grace;
+}
+
+nib_status nib_cmd_serve(nib_cli *c, nib_error *e) {
+    NIB_TRY(nib_cli_operands(c, 0, 1, "the model file", e));
+    nib_server_params p = nib_server_defaults();
+    settings(c, &p);
+    nib_log_set(log_line, NULL, quiet ? NIB_LOG_WARN : NIB_LOG_INFO);
+    NIB_TRY(nib_server_new(&server, &p, e));
+    catch_signals();
+    nib_log(NIB_LOG_INFO, "listening on http://%s:%d%s; Ctrl-C stops",
+            p.host ? p.host : "127.0.0.1", nib_server_port(server),
+            p.model_path ? ", loading the model" : " without a model (nib serve MODEL)");
+    nib_status s = nib_server_run(server, e);
+    nib_server_free(server);
+    return s;
+}
+
+#else
+
+const nib_option nib_opts_serve[] = {NIB_OPT_END};
+
+nib_status nib_cmd_serve(nib_cli *c, nib_error *e) {
+    (void)c;
+    return nib_fail(e, NIB_ERR_UNSUPPORTED,
+                    "this nib was built without its server: install libevent-dev and build again");
+}
+#endif

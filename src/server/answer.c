@@ -1,0 +1,187 @@
+/* From events to an API's reply: collects what is said, and lets the voice of the API say it, piece
+ * by piece or whole. */
+#include <sys/time.h>
+#include <time.h>
+#include "server/api.h"
+
+void nib_make_id(char *out, size_t n, const char *prefix) {
+    snprintf(out, n, "%s%016llx%08x", prefix, (unsigned long long)nib_entropy(),
+             (unsigned)nib_entropy());
+}
+
+void nib_put_time(nib_buf *b) {
+    struct timeval t;
+    struct tm tm;
+    char text[32];
+    gettimeofday(&t, NULL);
+    gmtime_r(&t.tv_sec, &tm);
+    strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &tm);
+    nib_buf_printf(b, "%s.%06ldZ", text, (long)t.tv_usec);
+}
+
+const char *nib_finish_word(const nib_choice *c) {
+    const char *f = c->finish ? c->finish : "stop";
+    return strcmp(f, "stop") == 0 || strcmp(f, "sentences") == 0 ? "stop" : "length";
+}
+
+int64_t nib_said_generated(const nib_said *x) {
+    int64_t n = 0;
+    for (int i = 0; i < x->n; i++) n += x->choices[i].n_generated;
+    return n;
+}
+
+/* Of the prompt, which counts once however many replies there are. */
+int64_t nib_said_cached(const nib_said *x) {
+    return x->n ? x->choices[0].n_cached : 0;
+}
+
+const nib_tokenizer *nib_said_tokenizer(const nib_said *x) {
+    return nib_model_tokenizer(nib_sched_model(nib_server_sched(x->r->server)));
+}
+
+void nib_put_token_text(nib_buf *b, const nib_tokenizer *t, int32_t id) {
+    nib_str s = nib_token_piece(t, id, true);
+    nib_put_json(b, s.p ? s.p : "", s.n);
+}
+
+void nib_said_sse(nib_said *x, const char *event) {
+    if (!x->out.failed) nib_http_sse(x->r, event, x->out.data, x->out.len);
+    nib_buf_clear(&x->out);
+}
+
+void nib_said_line(nib_said *x) {
+    nib_buf_putc(&x->out, '\n');
+    if (!x->out.failed) nib_http_write(x->r, x->out.data, x->out.len);
+    nib_buf_clear(&x->out);
+}
+
+static void free_answer(nib_http *r) {
+    nib_said *x = r->state;
+    for (int i = 0; i < x->n; i++) {
+        nib_choice *c = &x->choices[i];
+        nib_buf_free(&c->text);
+        nib_buf_free(&c->thinking);
+        nib_buf_free(&c->odds);
+        nib_buf_free(&c->unsent_odds);
+        if (x->vectors) nib_free(x->vectors[i]);
+    }
+    nib_free(x->choices);
+    nib_free(x->vectors);
+    nib_free(x->vector_tokens);
+    nib_ask_free(&x->ask);
+    nib_buf_free(&x->out);
+    nib_free(x);
+}
+
+static void on_piece(nib_said *x, int index, const nib_piece *p) {
+    nib_choice *c = &x->choices[index];
+    if (p->kind == NIB_PIECE_ODDS) {
+        if (x->voice->odds) x->voice->odds(x, index, p->odds);
+        return;
+    }
+    if (p->kind == NIB_PIECE_ANSWER) nib_buf_put(&c->text, p->text, p->len);
+    if (p->kind == NIB_PIECE_THOUGHT) nib_buf_put(&c->thinking, p->text, p->len);
+    if (p->kind == NIB_PIECE_PROMPT || !x->ask.stream) return;
+    if (x->voice->piece) x->voice->piece(x, index, p);
+    c->spoke |= p->kind == NIB_PIECE_ANSWER;
+    c->thought |= p->kind == NIB_PIECE_THOUGHT;
+}
+
+static void on_reply(nib_said *x, int index, const nib_reply *r) {
+    nib_choice *c = &x->choices[index];
+    c->finish = r->finish;
+    c->n_cached = r->n_cached;
+    c->n_generated = r->n_generated;
+    c->prompt_seconds = r->prompt_seconds;
+    c->generate_seconds = r->generate_seconds;
+    c->first_token_seconds = r->first_token_seconds;
+    c->seed = r->seed;
+    if (x->ask.stream && x->voice->reply) x->voice->reply(x, index);
+}
+
+static void on_end(nib_said *x, nib_status status, const nib_error *e) {
+    nib_http *r = x->r;
+    bool streaming = nib_http_streaming(r);
+    if (status != NIB_OK && !streaming) {
+        nib_http_fail(r, e, x->ask.param);
+        return;
+    }
+    if (status != NIB_OK) {
+        if (x->voice->failed) x->voice->failed(x, e);
+    } else if (streaming) {
+        if (x->voice->end) x->voice->end(x);
+    } else {
+        x->voice->whole(x);
+    }
+    if (status == NIB_OK && x->voice->done) x->voice->done(x);
+    if (streaming) nib_http_end(r);
+}
+
+static void on_event(nib_http *r, const nib_event *ev) {
+    nib_said *x = r->state;
+    switch (ev->kind) {
+    case NIB_EVENT_READY:
+        x->n_prompt = ev->n_prompt;
+        if (!x->ask.stream) break;
+        nib_http_stream(r, 200, x->voice->stream_type);
+        if (x->voice->begin) x->voice->begin(x);
+        break;
+    case NIB_EVENT_PIECE: on_piece(x, ev->index, ev->piece); break;
+    case NIB_EVENT_REPLY: on_reply(x, ev->index, ev->reply); break;
+    case NIB_EVENT_VECTOR: {
+        size_t bytes = x->n_embd * sizeof(float);
+        if ((x->vectors[ev->index] = nib_alloc(bytes)))
+            memcpy(x->vectors[ev->index], ev->vector, bytes);
+        x->vector_tokens[ev->index] = ev->n_prompt;
+        break;
+    }
+    case NIB_EVENT_END: on_end(x, ev->status, ev->error); break;
+    }
+}
+
+void nib_said_start(nib_http *r, nib_ask *ask, const nib_voice *voice, const char *id_prefix) {
+    nib_said *x = nib_calloc(1, sizeof *x);
+    size_t n = ask->q->n_texts ? ask->q->n_texts : (size_t)ask->n;
+    bool ok = x && (x->choices = nib_calloc(n, sizeof *x->choices));
+    if (ok && ask->q->n_texts)
+        ok = (x->vectors = nib_calloc(n, sizeof *x->vectors)) &&
+             (x->vector_tokens = nib_calloc(n, sizeof *x->vector_tokens));
+    if (!ok) {
+        if (x) {
+            nib_free(x->choices);
+            nib_free(x->vectors);
+        }
+        nib_free(x);
+        nib_ask_free(ask);
+        nib_http_error(r, 503, "out_of_memory", NULL, "out of memory for the request");
+        return;
+    }
+    x->r = r;
+    x->ask = *ask;
+    x->voice = voice;
+    x->n = (int)n;
+    x->start = nib_now();
+    x->created = (int64_t)time(NULL);
+    nib_make_id(x->id, sizeof x->id, id_prefix);
+    nib_request *q = x->ask.q;
+    q->n = x->n;
+    x->ask.q = NULL; /* the scheduler's from here on */
+    if (!x->ask.model) x->ask.model = nib_server_model_name(r->server);
+    x->n_embd = (size_t)nib_model_get_info(nib_sched_model(nib_server_sched(r->server)))->n_embd;
+    r->state = x;
+    r->on_gone = free_answer;
+    nib_http_generate(r, q, on_event);
+}
+
+void nib_api_read(nib_http *r, nib_read_fn read, const nib_voice *v, const char *id_prefix) {
+    nib_ask a;
+    nib_error e;
+    json_t *body = nib_http_json(r);
+    if (!body || !nib_ask_init(&a, r)) return;
+    if (read(&a, body, &e) == NIB_OK) {
+        nib_said_start(r, &a, v, id_prefix);
+        return;
+    }
+    nib_http_fail(r, &e, a.param);
+    nib_ask_free(&a);
+}

@@ -1,0 +1,14 @@
+/* What the files of OpenAI's API share. */
+#ifndef NIB_SERVER_API_OPENAI_H
+#define NIB_SERVER_API_OPENAI_H
+#include "server/api.h"
+
+extern const nib_field nib_openai_fields[]; /* of chat and completions alike */
+void nib_openai_put_head(nib_said *x, const char *object, nib_buf *b); /* {"id": ... */
+void nib_openai_put_usage(nib_said *x, nib_buf *b);                    /* "usage":{...} */
+void nib_openai_end_stream(nib_said *x);                               /* data: [DONE] */
+void nib_openai_failed(nib_said *x, const nib_error *e);
+void nib_openai_reply(nib_said *x); /* sends x->out as the whole reply */
+
+nib_status nib_openai_chat_read(nib_ask *a, const json_t *body, nib_error *e);
+#endif

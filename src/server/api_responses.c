@@ -1,0 +1,4 @@
+#include "server/internal.h"
+void nib_apis_free(nib_server *s) {
+    (void)s;
+}

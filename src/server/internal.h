@@ -1,0 +1,102 @@
+/* What the server's own files share. Handlers need server.h alone. */
+#ifndef NIB_SERVER_INTERNAL_H
+#define NIB_SERVER_INTERNAL_H
+#include <event2/event.h>
+#include <event2/http.h>
+#include <pthread.h>
+#include "server/server.h"
+
+typedef struct nib_box nib_box; /* a generation, seen from the I/O thread */
+
+struct nib_http_private {
+    struct evhttp_request *req; /* NULL once it is evhttp's alone */
+    struct evhttp_connection *conn;
+    nib_http *prev, *next; /* all that are under way */
+    struct json_t *json;
+    nib_box *box;
+    double start;
+    int status;
+    bool streaming, done;
+    int64_t n_prompt, n_generated; /* for the log */
+    struct nib_pair {
+        const char *name, *value;
+        struct nib_pair *next;
+    } * query, *form;
+    bool query_read, form_read;
+    char peer[64];
+};
+
+typedef struct nib_mail nib_mail;
+
+/* A connection, from when it was accepted (conns.c). */
+typedef struct nib_conn {
+    struct bufferevent *bev;
+    double since; /* when it was accepted, or its last reply ended */
+    bool busy;    /* a request is being answered */
+} nib_conn;
+
+typedef struct nib_bucket {
+    uint64_t client;
+    double level, at;
+} nib_bucket;
+enum { NIB_BUCKETS_KEPT = 1024 };
+
+struct nib_server {
+    nib_server_params p;
+    nib_arena arena; /* what p points to */
+    struct event_base *base;
+    struct evhttp *http;
+    struct evconnlistener *listener;
+    struct event *mail_event, *stop_event, *tick;
+    int port;
+    double started;
+    /* loading */
+    pthread_t loader;
+    bool loader_started;
+    _Atomic(nib_sched *) sched;
+    atomic_int state; /* nib_server_state */
+    nib_error load_error;
+    atomic_bool load_failed, quit_loading;
+    char *model_name;
+    /* generations: mail from the scheduler's threads */
+    pthread_mutex_t mail_lock;
+    nib_mail *mail, **mail_end;
+    bool mail_told;
+    /* requests */
+    nib_http *live;
+    int n_live;
+    nib_conn *conns;
+    size_t n_conns, cap_conns;
+    bool listener_off;
+    nib_str *keys;
+    size_t n_keys;
+    nib_bucket buckets[NIB_BUCKETS_KEPT];
+    int stop_pipe[2];
+    int n_stops;
+    double stop_at;
+    uint64_t n_http, n_http_errors; /* replies, and of them with a status from 400 on */
+    void *apis;                     /* what APIs keep between requests (responses) */
+};
+
+/* mail.c */
+void nib_mail_deliver(nib_server *s); /* on the I/O thread */
+void nib_box_drop(nib_http *r);       /* r is gone: its generation is cancelled */
+void nib_box_leave(nib_http *r);      /* r hears no more of it */
+void nib_box_pause(nib_box *b, bool pause);
+/* guard.c: false when the request was refused, and answered. */
+nib_status nib_guard_init(nib_server *s, nib_error *e);
+bool nib_guard(nib_http *r);
+void nib_guard_cors(nib_http *r); /* headers for an allowed origin */
+/* http.c */
+void nib_http_on_request(struct evhttp_request *req, void *server);
+void nib_http_abandon(nib_http *r); /* the server ends before the reply does */
+/* conns.c */
+struct bufferevent *nib_conn_new(struct event_base *base, void *server);
+void nib_conn_busy(nib_server *s, struct bufferevent *bev, bool busy);
+void nib_conns_sweep(nib_server *s);
+void nib_conns_free(nib_server *s);
+/* form.c */
+struct nib_pair *nib_form_parse(nib_arena *a, const char *p, size_t n);
+/* api_responses.c: what it keeps */
+void nib_apis_free(nib_server *s);
+#endif

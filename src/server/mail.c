@@ -1,0 +1,186 @@
+/* Generations and the I/O thread: what the scheduler's threads say becomes mail, and mail is read
+ * on the I/O thread, in order.
+ *
+ * A box stands between a request and its job, since either may go first: when the request goes, the
+ * job is cancelled and its mail is thrown away until END; END frees the box. The letters of one
+ * turn of the loop are read together, so a step of many replies wakes the I/O thread once. */
+#include "server/internal.h"
+
+struct nib_box {
+    nib_server *server;
+    nib_http *r; /* NULL: it has gone */
+    nib_job *job;
+    nib_http_event_fn fn;
+    size_t n_embd;
+};
+
+/* One event, with all it points to. */
+struct nib_mail {
+    nib_mail *next;
+    nib_box *box;
+    nib_event ev;
+    nib_piece piece;
+    nib_reply reply;
+    nib_error error;
+    void *data; /* texts, odds or vector */
+};
+
+static char *joined(const char *a, size_t n, const char *b, size_t m) {
+    char *p = nib_alloc(n + m + 2);
+    if (!p) return NULL;
+    memcpy(p, a, n);
+    p[n] = 0;
+    memcpy(p + n + 1, b, m);
+    p[n + m + 1] = 0;
+    return p;
+}
+
+/* A copy that outlives the call; NULL when out of memory. */
+static nib_mail *copy(nib_box *box, const nib_event *ev) {
+    nib_mail *m = nib_calloc(1, sizeof *m);
+    bool ok = m != NULL;
+    if (!ok) return NULL;
+    m->box = box;
+    m->ev = *ev;
+    if (ev->piece) {
+        m->piece = *ev->piece;
+        m->ev.piece = &m->piece;
+        if (ev->piece->odds) {
+            ok = (m->data = nib_alloc(sizeof *ev->piece->odds)) != NULL;
+            if (ok) m->piece.odds = memcpy(m->data, ev->piece->odds, sizeof *ev->piece->odds);
+        } else {
+            m->data = joined(ev->piece->text, ev->piece->len, "", 0);
+            ok = (m->piece.text = m->data) != NULL;
+        }
+    }
+    if (ev->reply) {
+        const char *think = ev->reply->thinking ? ev->reply->thinking : "";
+        m->reply = *ev->reply;
+        m->ev.reply = &m->reply;
+        m->data = joined(ev->reply->text, strlen(ev->reply->text), think, strlen(think));
+        ok = (m->reply.text = m->data) != NULL;
+        if (ok && ev->reply->thinking)
+            m->reply.thinking = m->reply.text + strlen(m->reply.text) + 1;
+    }
+    if (ev->error) {
+        m->error = *ev->error;
+        m->ev.error = &m->error;
+    }
+    if (ev->vector) {
+        size_t bytes = box->n_embd * sizeof(float);
+        ok = (m->data = nib_alloc(bytes)) != NULL;
+        if (ok) m->ev.vector = memcpy(m->data, ev->vector, bytes);
+    }
+    if (ok) return m;
+    nib_free(m->data);
+    nib_free(m);
+    return NULL;
+}
+
+/* On a thread of the scheduler. */
+static void on_event(void *arg, const nib_event *ev) {
+    nib_box *box = arg;
+    nib_server *s = box->server;
+    if (ev->piece && ev->piece->kind == NIB_PIECE_PROMPT && ev->piece->done < ev->piece->total &&
+        ev->piece->total < 1024)
+        return; /* progress worth telling only of long prompts */
+    nib_mail *m;
+    while (!(m = copy(box, ev)) && ev->kind == NIB_EVENT_END) { /* END must arrive */
+        struct timespec t = {0, 10000000};
+        nanosleep(&t, NULL);
+    }
+    if (!m) {
+        nib_job_cancel(box->job);
+        return;
+    }
+    pthread_mutex_lock(&s->mail_lock);
+    *s->mail_end = m;
+    s->mail_end = &m->next;
+    bool tell = !s->mail_told;
+    s->mail_told = true;
+    pthread_mutex_unlock(&s->mail_lock);
+    if (tell) event_active(s->mail_event, EV_READ, 0);
+}
+
+void nib_mail_deliver(nib_server *s) {
+    pthread_mutex_lock(&s->mail_lock);
+    nib_mail *m = s->mail;
+    s->mail = NULL;
+    s->mail_end = &s->mail;
+    s->mail_told = false;
+    pthread_mutex_unlock(&s->mail_lock);
+    while (m) {
+        nib_mail *next = m->next;
+        nib_box *box = m->box;
+        nib_http *r = box->r;
+        bool last = m->ev.kind == NIB_EVENT_END;
+        if (r && m->ev.kind == NIB_EVENT_READY) r->own->n_prompt = m->ev.n_prompt;
+        if (r && m->ev.reply) r->own->n_generated += m->ev.reply->n_generated;
+        if (r && last) r->own->box = NULL;
+        if (r) box->fn(r, &m->ev);
+        if (last) {
+            nib_job_release(box->job);
+            nib_free(box);
+        }
+        nib_free(m->data);
+        nib_free(m);
+        m = next;
+    }
+}
+
+bool nib_http_generate(nib_http *r, nib_request *q, nib_http_event_fn fn) {
+    nib_error e;
+    nib_server *s = r->server;
+    nib_sched *sched = nib_server_sched(s);
+    nib_box *box = nib_calloc(1, sizeof *box);
+    nib_status status = NIB_ERR_NOMEM;
+    q->client = r->client;
+    if (!box) {
+        nib_fail_nomem(&e, sizeof *box, "a request");
+    } else if (!sched) {
+        status = nib_fail(&e, NIB_ERR_NOMEM, "there is no model");
+    } else {
+        *box = (nib_box){.server = s, .r = r, .fn = fn};
+        box->n_embd = (size_t)nib_model_get_info(nib_sched_model(sched))->n_embd;
+        status = nib_sched_submit(sched, q, on_event, box, &box->job, &e);
+    }
+    if (status == NIB_OK) {
+        r->own->box = box;
+        return true;
+    }
+    nib_free(box);
+    nib_request_free(q);
+    nib_http_fail(r, &e, NULL);
+    return false;
+}
+
+void nib_box_leave(nib_http *r) {
+    if (r->own->box) r->own->box->r = NULL;
+    r->own->box = NULL;
+}
+
+void nib_box_drop(nib_http *r) {
+    nib_box *box = r->own->box;
+    nib_box_leave(r);
+    if (box) nib_job_cancel(box->job);
+}
+
+void nib_box_pause(nib_box *b, bool pause) {
+    nib_job_pause(b->job, pause);
+}
+
+void nib_http_finish(nib_http *r) {
+    if (r->own->box) nib_job_finish(r->own->box->job);
+}
+
+nib_request *nib_http_request_new(nib_http *r) {
+    nib_sched *sched = nib_server_sched(r->server);
+    nib_request *q = sched ? nib_request_new(nib_sched_model(sched)) : NULL;
+    if (!q) {
+        nib_http_error(r, 503, NULL, NULL, "out of memory for the request");
+        return NULL;
+    }
+    q->p.max_tokens = r->server->p.max_tokens;
+    q->p.max_seconds = r->server->p.max_seconds;
+    return q;
+}

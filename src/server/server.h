@@ -1,0 +1,170 @@
+/* server - the engine over HTTP, on libevent's evhttp.
+ *
+ * One I/O thread runs everything in this room: handlers, timers, replies. The scheduler's threads
+ * compute; what they have to say is carried over to the I/O thread. So a handler needs no locks,
+ * and must not block.
+ *
+ * Adding an endpoint: one row of routes.def and one handler, in the file of its API (api_*.c) or of
+ * its pages (web_*.c). A handler is called when the whole request is there and has passed the guard
+ * (host, origin, key, rate, size: guard.c). It answers at once (nib_http_reply, _json, _error), or
+ * later: by starting a generation (nib_http_generate) whose events come to it on the I/O thread, or
+ * by keeping r until r->on_gone is called. r and everything in r->arena live until then.
+ *
+ *     void nib_page_hello(nib_http *r) {
+ *         const char *name = nib_http_query(r, "name");
+ *         nib_buf b = {0};
+ *         nib_buf_printf(&b, "Hello %s", name ? name : "you");
+ *         nib_http_reply(r, 200, "text/plain; charset=utf-8", b.data, b.len);
+ *         nib_buf_free(&b);
+ *     }
+ *
+ * A streamed reply: nib_http_stream, then nib_http_write or nib_http_sse any number of times, then
+ * nib_http_end. What is written goes out at the end of the current turn of the loop. When the
+ * client cannot take more for now, r's generation rests until it can. When it has gone, the
+ * generation is cancelled and on_gone is called; nothing needs to be done but freeing r->state. */
+#ifndef NIB_SERVER_H
+#define NIB_SERVER_H
+#include "engine/engine.h"
+struct json_t;
+
+/* ---- the server (server.c) ---- */
+
+typedef struct nib_server nib_server;
+typedef struct nib_server_params {
+    const char *host;         /* NULL: 127.0.0.1 */
+    int port;                 /* 0: any that is free */
+    const char *model_path;   /* NULL: no model, what needs one answers 503 */
+    const char *model_name;   /* what clients call it; NULL: the file's name without .gguf */
+    nib_engine_params engine; /* n_seq: replies at once */
+    int n_queue;              /* requests that may wait; 0: 64 */
+    const char *key_file;     /* one key a line; NULL: none is asked for */
+    const char *const *cors; /* origins allowed beside the server's own; NULL-terminated, or NULL */
+    const char *const *hosts; /* names allowed in Host beside localhost and addresses; the same */
+    int64_t max_tokens;       /* of a reply: the default, and the most that can be asked for */
+    double max_seconds;       /* of a reply */
+    size_t max_body;          /* bytes */
+    int max_messages;
+    int max_connections;
+    int rate;     /* generations a client may start in a minute; 0: any number */
+    double grace; /* seconds that replies may take to end when the server stops */
+} nib_server_params;
+nib_server_params nib_server_defaults(void);
+
+/* Listens; answers nothing until nib_server_run. NIB_ERR_ARGUMENT: an address of the outside world
+ * without keys. */
+nib_status nib_server_new(nib_server **out, const nib_server_params *p, nib_error *e);
+void nib_server_free(nib_server *s);
+int nib_server_port(const nib_server *s);
+/* Loads the model in a thread of its own, and answers until nib_server_stop. An error of loading
+ * ends it. */
+nib_status nib_server_run(nib_server *s, nib_error *e);
+/* Any thread, and signal handlers: no new requests, what is under way may end within the grace
+ * time. A second call ends that time. */
+void nib_server_stop(nib_server *s);
+
+/* For handlers. */
+const nib_server_params *nib_server_params_of(const nib_server *s);
+nib_sched *nib_server_sched(nib_server *s);       /* NULL: no model (yet) */
+const char *nib_server_model_name(nib_server *s); /* "none" without one */
+typedef enum nib_server_state {
+    NIB_SERVER_LOADING,
+    NIB_SERVER_READY,
+    NIB_SERVER_NO_MODEL
+} nib_server_state;
+nib_server_state nib_server_get_state(const nib_server *s);
+double nib_server_started(const nib_server *s);    /* nib_now() then */
+struct event_base *nib_server_base(nib_server *s); /* for timers of one's own */
+
+/* ---- requests (http.c) ---- */
+
+typedef struct nib_http nib_http;
+typedef void (*nib_handler)(nib_http *r);
+
+/* How errors look to the client. */
+typedef enum nib_dialect { NIB_OPENAI, NIB_OLLAMA, NIB_ANTHROPIC, NIB_HTML } nib_dialect;
+enum {
+    NIB_ROUTE_OPEN = 1,   /* no key is asked for */
+    NIB_ROUTE_MODEL = 2,  /* 503 while there is no model */
+    NIB_ROUTE_COSTLY = 4, /* counts against the client's rate */
+};
+typedef struct nib_route {
+    const char *method, *path; /* a path that ends in '*' stands for all that begin so */
+    nib_handler handle;
+    unsigned flags;
+    nib_dialect dialect;
+    const char *summary;
+} nib_route;
+#define NIB_ROUTE(method, path, handler, flags, dialect, summary) void handler(struct nib_http *r);
+#include "server/routes.def"
+#undef NIB_ROUTE
+extern const nib_route nib_routes[];
+extern const size_t nib_n_routes;
+
+struct nib_http {
+    nib_server *server;
+    nib_arena arena; /* of this request */
+    const nib_route *route;
+    const char *method, *path; /* path: decoded, without the query */
+    const char *rest;          /* what stands for the '*' of the route's path, or "" */
+    nib_str body;
+    uint64_t client; /* who asks: by key, else by address */
+    void *state;     /* the handler's own */
+    /* Called once, when the reply has been sent or the client has gone; frees state. */
+    void (*on_gone)(nib_http *r);
+    struct nib_http_private *own;
+};
+
+/* NULL when there is none. Values live as long as r. */
+const char *nib_http_header(const nib_http *r, const char *name);
+const char *nib_http_query(nib_http *r, const char *name); /* ?name=value, decoded */
+const char *nib_http_form(nib_http *r, const char *name);  /* the same of a posted form */
+const char *nib_http_cookie(nib_http *r, const char *name);
+bool nib_http_wants_html(const nib_http *r); /* a browser, by Accept */
+/* The body as JSON, which r owns. NULL: it is none, and the client was told so. */
+struct json_t *nib_http_json(nib_http *r);
+
+/* ---- replies ---- */
+
+void nib_http_set(nib_http *r, const char *name,
+                  const char *value); /* a header; before the reply */
+void nib_http_reply(nib_http *r, int status, const char *type, const void *body, size_t n);
+void nib_http_json_reply(nib_http *r, int status, struct json_t *v); /* releases v; NULL: 500 */
+/* An error in the route's dialect. code: a word for programs, or NULL for the status's own; param:
+ * the field it is about, or NULL. */
+void nib_http_error(nib_http *r, int status, const char *code, const char *param, const char *fmt,
+                    ...) NIB_PRINTF(5, 6);
+/* What a failed call becomes. */
+void nib_http_fail(nib_http *r, const nib_error *e, const char *param);
+/* The body of such an error, for streams that have begun. Appends one line of JSON. */
+void nib_http_error_body(nib_dialect d, int status, const char *code, const char *param,
+                         const char *message, nib_buf *out);
+int nib_http_status_of(const nib_error *e, const char **code);
+void nib_http_redirect(nib_http *r, const char *to); /* 303 See Other */
+
+void nib_http_stream(nib_http *r, int status, const char *type);
+bool nib_http_streaming(const nib_http *r); /* the stream has begun */
+void nib_http_write(nib_http *r, const void *p, size_t n);
+/* One event of a text/event-stream: event NULL has no name; lines of data are told apart. */
+void nib_http_sse(nib_http *r, const char *event, const char *data, size_t n);
+void nib_http_end(nib_http *r);
+
+/* ---- generations (mail.c) ---- */
+
+/* Events of a generation, on the I/O thread; what they point to is gone afterwards. */
+typedef void (*nib_http_event_fn)(nib_http *r, const nib_event *ev);
+/* Submits q, which it takes over, for r. False: it could not be, and the client was told so (429
+ * when the queue is full). END is the last event; an END with an error before anything was sent is
+ * answered by the handler with nib_http_fail. */
+bool nib_http_generate(nib_http *r, nib_request *q, nib_http_event_fn fn);
+/* Ends it; what was said so far becomes the reply. */
+void nib_http_finish(nib_http *r);
+/* A request with the server's limits as defaults. NULL: out of memory, and the client was told. */
+nib_request *nib_http_request_new(nib_http *r);
+
+/* ---- text ---- */
+
+/* A JSON string with its quotes; invalid UTF-8 becomes U+FFFD. */
+void nib_put_json(nib_buf *b, const char *p, size_t n);
+/* Text for HTML, in elements and in quoted attributes. */
+void nib_put_html(nib_buf *b, const char *p, size_t n);
+#endif
