@@ -46,15 +46,15 @@ const char *nib_repl_last_prompt(const nib_repl *r);
 
 nib_status nib_repl_compare(nib_repl *r, const char *path, nib_error *e); /* compare.c */
 nib_status nib_repl_benchmark(nib_repl *r, nib_error *e);                 /* measure.c */
-/* Writes the conversation: .md, .json or .pdf by the name's ending (export.c, export_pdf.c). */
+/* Writes the conversation: .md, .json or .pdf by the name's ending (export.c). */
 nib_status nib_repl_export(const nib_repl *r, const char *path, nib_error *e);
 
-/* What an export says, once, for every form of file. */
-typedef struct nib_transcript {
-    const char *title, *model, *date, *system;
-    const nib_messages *messages;
-} nib_transcript;
-/* "You", the model's name, or another role's. */
-const char *nib_transcript_speaker(const nib_transcript *t, const nib_message *m);
-nib_status nib_export_pdf(const nib_transcript *t, const char *path, nib_error *e);
+/* Kept conversations, the ones the pages of 'nib serve' show too (keep.c). A name is what has
+ * neither a slash nor a dot; everything else is a file. */
+bool nib_repl_is_name(const char *arg);
+nib_status nib_repl_keep(nib_repl *r, const char *name, nib_error *e);
+/* NIB_ERR_NOT_FOUND: there is none of that name. */
+nib_status nib_repl_resume(nib_repl *r, const char *name, nib_error *e);
+/* Prints them, the last ones first; words: only those in which they stand. */
+nib_status nib_repl_list(const char *words, nib_error *e);
 #endif

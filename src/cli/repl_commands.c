@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 #include "cli/repl.h"
 
 static nib_status need_arg(const char *arg, const char *command, const char *what, nib_error *e) {
@@ -79,19 +80,33 @@ static nib_status do_regen(nib_repl *r, const char *arg, nib_error *e) {
 }
 
 static nib_status do_save(nib_repl *r, const char *arg, nib_error *e) {
-    NIB_TRY(need_arg(arg, "/save", "a file name, such as /save talk.json", e));
+    NIB_TRY(need_arg(arg, "/save", "a name, or a file such as talk.json", e));
+    if (nib_repl_is_name(arg)) {
+        NIB_TRY(nib_repl_keep(r, arg, e));
+        note(r, "Kept as \"%s\": /load %s goes on with it, and 'nib serve' shows it.", arg, arg);
+        return NIB_OK;
+    }
     NIB_TRY(nib_dialog_save(r->dialog, arg, e));
     note(r, "Saved in %s.", arg);
     return NIB_OK;
 }
 
 static nib_status do_load(nib_repl *r, const char *arg, nib_error *e) {
-    NIB_TRY(need_arg(arg, "/load", "a file name, as given to /save", e));
-    NIB_TRY(nib_dialog_load(r->dialog, arg, e));
+    NIB_TRY(need_arg(arg, "/load", "a name or a file, as given to /save", e));
+    nib_status s = NIB_ERR_NOT_FOUND;
+    if (nib_repl_is_name(arg)) s = nib_repl_resume(r, arg, e);
+    if (s == NIB_ERR_NOT_FOUND && !(nib_repl_is_name(arg) && access(arg, F_OK)))
+        s = nib_dialog_load(r->dialog, arg, e);
+    NIB_TRY(s);
     NIB_TRY(nib_settings_take(&r->settings, nib_dialog_params_of(r->dialog), e));
     r->last = (nib_reply){0};
     note(r, "%zu messages from %s.", nib_dialog_messages(r->dialog)->n, arg);
     return NIB_OK;
+}
+
+static nib_status do_list(nib_repl *r, const char *arg, nib_error *e) {
+    (void)r;
+    return nib_repl_list(arg, e);
 }
 
 static nib_status do_export(nib_repl *r, const char *arg, nib_error *e) {

@@ -484,6 +484,19 @@ static void test_chat_pipe(void **state) {
     test_failed(1, "/nonexistent");
     snprintf(input, sizeof input,
              "[{\"role\":\"system\",\"content\":\"S\"},{\"role\":\"user\",\"content\":\"Q\"}]");
+    setenv("XDG_DATA_HOME", test_tmp(), 1); /* kept by name, in the store */
+    test_nib("hello there\n/system Be odd.\n/save greeting\n/list\n", "chat %s %s", tiny(), ban);
+    test_status(0);
+    test_out_has("greeting (2)");
+    test_nib("/load greeting\n/system\n/list hello\n", "chat %s", tiny());
+    test_status(0);
+    test_out_has("Be odd.\n");
+    test_out_has("greeting");
+    test_nib("/list frobnicate\n", "chat %s", tiny());
+    test_status(0);
+    test_out_has("Nothing of that kind");
+    test_nib("/load nobody\n", "chat %s", tiny());
+    test_failed(1, "no conversation named 'nobody'");
     snprintf(saved, sizeof saved, "/load %s\n/system\n/set\n",
              write_file("openai.json", input, strlen(input)));
     test_nib(saved, "chat %s", tiny()); /* as other programs keep conversations */

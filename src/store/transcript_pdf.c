@@ -3,7 +3,7 @@
  * A4 with margins; a title, then a heading and text for every turn. Text is placed line by line, so
  * that any line may be the last of a page; a heading never is. Code between ``` lines is set in a
  * fixed width on grey. */
-#include "cli/repl.h"
+#include "store/store.h"
 #ifdef NIB_HAVE_PANGO
 #include <cairo-pdf.h>
 #include <pango/pangocairo.h>
@@ -122,20 +122,20 @@ static nib_status put_clean(page *p, const char *text, look k, nib_error *e) {
     return s;
 }
 
-static cairo_status_t write_some(void *f, const unsigned char *p, unsigned n) {
-    return fwrite(p, 1, n, f) == n ? CAIRO_STATUS_SUCCESS : CAIRO_STATUS_WRITE_ERROR;
+static cairo_status_t write_some(void *out, const unsigned char *p, unsigned n) {
+    return nib_buf_put(out, p, n) ? CAIRO_STATUS_SUCCESS : CAIRO_STATUS_WRITE_ERROR;
 }
 
-nib_status nib_export_pdf(const nib_transcript *t, const char *path, nib_error *e) {
-    nib_outfile o;
-    NIB_TRY(nib_outfile_open(&o, path, e));
-    cairo_surface_t *surface = cairo_pdf_surface_create_for_stream(write_some, o.f, PAGE_W, PAGE_H);
+nib_status nib_transcript_pdf(const nib_transcript *t, nib_buf *out, nib_error *e) {
+    char date[64];
+    nib_transcript_date(t, date, sizeof date);
+    cairo_surface_t *surface = cairo_pdf_surface_create_for_stream(write_some, out, PAGE_W, PAGE_H);
     cairo_pdf_surface_set_metadata(surface, CAIRO_PDF_METADATA_TITLE, t->title);
     page p = {cairo_create(surface), MARGIN, 1, 0};
     nib_status s;
     NIB_TRY_OUT(put_clean(&p, t->title, TITLE, e));
-    NIB_TRY_OUT(put_clean(&p, t->date, DATE, e));
-    if (t->system) {
+    NIB_TRY_OUT(put_clean(&p, date, DATE, e));
+    if (t->system && *t->system) {
         NIB_TRY_OUT(put_clean(&p, "System", HEADING, e));
         NIB_TRY_OUT(put_clean(&p, t->system, BODY, e));
     }
@@ -152,20 +152,18 @@ out:
     cairo_status_t bad = cairo_surface_status(surface);
     cairo_surface_destroy(surface);
     if (s == NIB_OK && bad)
-        s = nib_fail(e, NIB_ERR_IO, "cannot write '%s': %s", path, cairo_status_to_string(bad));
-    if (s != NIB_OK) {
-        nib_outfile_abort(&o);
-        return s;
-    }
-    if (p.n_unknown)
-        nib_warn("no font here has %d of the characters: install fonts for that script, such as "
-                 "fonts-noto-cjk",
-                 p.n_unknown);
-    return nib_outfile_commit(&o, e);
+        s = nib_fail(e, out->failed ? NIB_ERR_NOMEM : NIB_ERR_INTERNAL, "cannot make the PDF: %s",
+                     cairo_status_to_string(bad));
+    if (s == NIB_OK && p.n_unknown)
+        nib_log(NIB_LOG_WARN,
+                "no font here has %d of the characters: install fonts for that script, such as "
+                "fonts-noto-cjk",
+                p.n_unknown);
+    return s;
 }
 #else
-nib_status nib_export_pdf(const nib_transcript *t, const char *path, nib_error *e) {
-    (void)t, (void)path;
+nib_status nib_transcript_pdf(const nib_transcript *t, nib_buf *out, nib_error *e) {
+    (void)t, (void)out;
     return nib_fail(
         e, NIB_ERR_UNSUPPORTED,
         "PDF export is not built in: install libpango1.0-dev and build nib again, or export .md");
