@@ -112,29 +112,33 @@ typedef struct act_job {
     float *y;
 } act_job;
 
+/* Rows of the scratch that follows what matmul uses: [T][ACT_WIDTH], for gate and for up. */
+enum { ACT_WIDTH = CHUNK * NIB_PANEL };
+
 static void act_panels(nib_worker *w, const void *job, int64_t p0, int64_t p1) {
     const act_job *j = job;
-    int64_t n_tok = j->a->n_tok, ld = j->up->w.n;
-    const nib_linear *first = j->gate ? j->gate : j->up;
-    /* Some panels at a time, so that what was just computed is still near when it is multiplied.
-     * 'up' goes to this worker's scratch, behind what matmul uses. */
-    float *tmp =
-        (float *)((char *)w->scratch + NIB_ROUND_UP(nib_matmul_scratch(n_tok, j->a->k), 64));
+    const int64_t n_tok = j->a->n_tok, ld = j->up->w.n;
+    const nib_linear *l[] = {j->gate ? j->gate : j->up, j->up};
+    float *tmp[2];
+    tmp[0] = (float *)((char *)w->scratch + NIB_ROUND_UP(nib_matmul_scratch(n_tok, j->a->k), 64));
+    tmp[1] = tmp[0] + n_tok * ACT_WIDTH;
+    /* Some panels at a time, side by side in scratch, so that they are still near when they are
+     * multiplied: rows of y may lie a power of two apart, where few fit a cache together. */
     for (int64_t p = p0; p < p1; p += CHUNK) {
         int64_t end = NIB_MIN(p + CHUNK, p1);
         int64_t r0 = p * NIB_PANEL, width = NIB_MIN(end * NIB_PANEL, ld) - r0;
-        w->k->matmul(&first->w, j->a, p, end, j->y, ld, w->scratch);
-        add_bias(w, first, n_tok, p, end, j->y);
-        /* matmul writes y[t*ld + row] for rows from r0 on: the base is moved so that row r0 lands
-         * in tmp[0] */
-        if (j->gate) w->k->matmul(&j->up->w, j->a, p, end, tmp - r0, CHUNK * NIB_PANEL, w->scratch);
+        for (int i = 0; i < (j->gate ? 2 : 1); i++) {
+            /* matmul writes y[t*ld + row]: the base is moved so that row r0 lands in tmp[i][0] */
+            w->k->matmul(&l[i]->w, j->a, p, end, tmp[i] - r0, ACT_WIDTH, w->scratch);
+            if (l[i]->bias)
+                for (int64_t t = 0; t < n_tok; t++)
+                    w->k->add(tmp[i] + t * ACT_WIDTH, l[i]->bias + r0, width);
+        }
         for (int64_t t = 0; t < n_tok; t++) {
-            float *row = j->y + t * ld + r0;
+            float *row = tmp[0] + t * ACT_WIDTH;
             activate(w, j->act, row, width);
-            if (!j->gate) continue;
-            float *u = tmp + t * CHUNK * NIB_PANEL;
-            if (j->up->bias) w->k->add(u, j->up->bias + r0, width);
-            w->k->mul(row, u, width);
+            if (j->gate) w->k->mul(row, tmp[1] + t * ACT_WIDTH, width);
+            memcpy(j->y + t * ld + r0, row, (size_t)width * sizeof *row);
         }
     }
 }
@@ -147,5 +151,5 @@ void nib_op_linear_act(nib_worker *w, const nib_linear *gate, const nib_linear *
 
 size_t nib_op_linear_scratch(int64_t n_tok, int64_t k) {
     return NIB_ROUND_UP(nib_matmul_scratch(n_tok, k), 64) +
-           (size_t)n_tok * CHUNK * NIB_PANEL * sizeof(float);
+           2 * (size_t)n_tok * ACT_WIDTH * sizeof(float);
 }
