@@ -29,12 +29,12 @@ for model; do
     if [ -n "$text" ]; then
         nib tokenize "$model" -f "$text" | tr -s ' \n,' '\n\n\n' | head -n "$n" >"$tmp/ids"
     else
-        awk -v n="$n" -v vocab="$vocab" 'BEGIN { srand(1); for (i = 0; i < n; i++) print 3 + int(rand() * (vocab - 300)) }' >"$tmp/ids"
+        awk -v n="$n" -v vocab="$vocab" 'BEGIN { srand(1); for (i = 0; i < n; i++) print 3 + int(rand() * (vocab - 3)) }' >"$tmp/ids"
     fi
     nib logits "$model" --f32 --tokens "$tmp/ids" --out "$tmp/reference"
     nib logits "$model" --tokens "$tmp/ids" --out "$tmp/nib"
     "$peer" logits "$model" 2 "$tmp/ids" "$tmp/llamacpp"
-    "$kl" "$vocab" "$tmp/reference" "$tmp/nib" "$tmp/llamacpp" | awk -v model="$(basename "$model" .gguf)" '
+    "$kl" "$vocab" "$tmp/reference" "$tmp/nib" "$tmp/llamacpp" | awk -v model="$(echo "${model%.gguf}" | sed "s,.*/\([^/]*/[^/]*\)$,\1,")" '
         { n[NR] = $1; mean[NR] = $2; tail[NR] = $3; top[NR] = $4 }
         END { printf "| %s | %d | %.6f, %.6f | %.6f, %.6f | %.1f %%, %.1f %% | %.2f |\n", model, n[1], mean[1], tail[1],
                      mean[2], tail[2], top[1] * 100, top[2] * 100, mean[1] / mean[2] }'
