@@ -25,6 +25,7 @@
 #ifndef NIB_SERVER_H
 #define NIB_SERVER_H
 #include "engine/engine.h"
+#include "markup/markup.h"
 struct json_t;
 
 /* ---- the server (server.c) ---- */
@@ -165,6 +166,4 @@ nib_request *nib_http_request_new(nib_http *r);
 
 /* A JSON string with its quotes; invalid UTF-8 becomes U+FFFD. */
 void nib_put_json(nib_buf *b, const char *p, size_t n);
-/* Text for HTML, in elements and in quoted attributes. */
-void nib_put_html(nib_buf *b, const char *p, size_t n);
 #endif

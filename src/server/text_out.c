@@ -1,4 +1,4 @@
-/* Text for those who parse it: JSON strings and HTML. */
+/* Text for those who parse it: JSON strings. */
 #include "server/server.h"
 
 void nib_put_json(nib_buf *b, const char *p, size_t n) {
@@ -34,22 +34,4 @@ void nib_put_json(nib_buf *b, const char *p, size_t n) {
     }
     nib_buf_put(b, p + from, n - from);
     nib_buf_putc(b, '"');
-}
-
-void nib_put_html(nib_buf *b, const char *p, size_t n) {
-    size_t from = 0;
-    for (size_t i = 0; i < n; i++) {
-        const char *with = p[i] == '&'    ? "&amp;"
-                           : p[i] == '<'  ? "&lt;"
-                           : p[i] == '>'  ? "&gt;"
-                           : p[i] == '"'  ? "&quot;"
-                           : p[i] == '\'' ? "&#39;"
-                           : p[i] == 0    ? "\xef\xbf\xbd"
-                                          : NULL;
-        if (!with) continue;
-        nib_buf_put(b, p + from, i - from);
-        nib_buf_puts(b, with);
-        from = i + 1;
-    }
-    nib_buf_put(b, p + from, n - from);
 }
