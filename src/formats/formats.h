@@ -1,4 +1,4 @@
-/* formats - model files: GGUF here, safetensors beside it.
+/* formats - model files: GGUF and safetensors, read and written.
  *
  * Everything read is hostile: after nib_gguf_open succeeds, every key, string, array and tensor
  * lies inside the mapped files, every count was checked, every tensor's bytes match its dimensions,
@@ -86,4 +86,49 @@ nib_status nib_gguf_write_data(nib_gguf_writer *w, const void *p, size_t n, nib_
  * w either way. */
 nib_status nib_gguf_commit(nib_gguf_writer *w, nib_error *e);
 void nib_gguf_writer_abort(nib_gguf_writer *w);
+
+/* ---- safetensors: a JSON header and the tensors' bytes, perhaps in several files ----
+ *
+ * Read with the same promise: after opening, every tensor lies inside its mapped file, its bytes
+ * match its shape and format, names are unique, no two tensors of a file overlap and no byte is
+ * left over. */
+enum { NIB_ST_MAX_DIMS = 8 };
+typedef struct nib_st_tensor {
+    const char *name;
+    const char *format; /* as the file spells it: "BF16", "F32", "I64", ... */
+    bool is_float;      /* F32, F16 or BF16: then dtype says which; others have no nib_dtype */
+    nib_dtype dtype;
+    int n_dims;
+    int64_t shape[NIB_ST_MAX_DIMS]; /* slowest first, as the file has it; may be 0 */
+    int64_t count;                  /* product of shape */
+    const void *data;               /* at any alignment */
+    size_t bytes;
+} nib_st_tensor;
+
+typedef struct nib_st nib_st;
+/* path: a .safetensors file, a model.safetensors.index.json, or a folder that holds one of them
+ * (or files model-0000K-of-0000N.safetensors). Of an index every tensor must be where it says. */
+nib_status nib_st_open(nib_st **out, const char *path, nib_error *e);
+/* One file's bytes, which must outlive the handle. */
+nib_status nib_st_open_memory(nib_st **out, const void *p, size_t n, nib_error *e);
+void nib_st_close(nib_st *st);
+int64_t nib_st_n_tensors(const nib_st *st);
+const nib_st_tensor *nib_st_tensor_at(const nib_st *st, int64_t i); /* files in order, by offset */
+const nib_st_tensor *nib_st_find(const nib_st *st, const char *name); /* NULL when absent */
+int64_t nib_st_n_files(const nib_st *st);
+const char *nib_st_file_at(const nib_st *st, int64_t i);
+/* As nib_gguf_drop. */
+void nib_st_drop(const nib_st *st, const void *p, size_t n);
+
+/* Writing one file: declare all, begin, write each tensor's bytes in that order, commit. */
+typedef struct nib_st_writer nib_st_writer;
+nib_status nib_st_writer_new(nib_st_writer **out, const char *path, nib_error *e);
+/* F32, F16 and BF16; shape slowest first. */
+nib_status nib_st_declare(nib_st_writer *w, const char *name, nib_dtype t, int n_dims,
+                          const int64_t *shape, nib_error *e);
+nib_status nib_st_begin(nib_st_writer *w, nib_error *e);
+nib_status nib_st_write_data(nib_st_writer *w, const void *p, size_t n, nib_error *e);
+/* As nib_gguf_commit. */
+nib_status nib_st_commit(nib_st_writer *w, nib_error *e);
+void nib_st_writer_abort(nib_st_writer *w);
 #endif
