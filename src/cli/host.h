@@ -17,6 +17,9 @@ typedef struct nib_host {
     nib_engine *engine;
 } nib_host;
 
+/* Of a Hugging Face folder: the GGUF file it was converted to, now or before, to be freed; of
+ * anything else NULL. */
+nib_status nib_host_resolve(const char *path, char **out, nib_error *e);
 /* Opens path with a progress bar, plans memory, makes the engine and starts the memory watch.
  * Errors name the file, and the alternatives when it does not fit. */
 nib_status nib_host_open(nib_host *h, const char *path, nib_error *e);
