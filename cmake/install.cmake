@@ -11,7 +11,12 @@ file(GLOB NIB_MAN CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/docs/man/*.1)
 install(FILES ${NIB_MAN} DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
 
 # A static libnib needs, besides itself, the libraries it was built with.
+# libcurl is linked as a shared library even then: its own private libraries would all be wanted otherwise.
 string(REPLACE ";" " " NIB_PC_REQUIRES "${NIB_PC_MODULES}")
+set(NIB_PC_PRIVATE ${NIB_PC_MODULES})
+list(REMOVE_ITEM NIB_PC_PRIVATE libcurl)
+string(REPLACE ";" " " NIB_PC_PRIVATE "${NIB_PC_PRIVATE}")
+string(REPLACE ";" " " NIB_PC_LIBS "${CURL_LDFLAGS}")
 configure_file(${CMAKE_SOURCE_DIR}/cmake/nib.pc.in ${CMAKE_BINARY_DIR}/nib.pc @ONLY)
 install(FILES ${CMAKE_BINARY_DIR}/nib.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 configure_package_config_file(${CMAKE_SOURCE_DIR}/cmake/nibConfig.cmake.in ${CMAKE_BINARY_DIR}/nibConfig.cmake

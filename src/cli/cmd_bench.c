@@ -1,7 +1,7 @@
 /* nib bench: how fast models run here, and what share that is of what the machine can do. */
 #include <jansson.h>
 #include <stdlib.h>
-#include "cli/host.h"
+#include "cli/models.h"
 #include "eval/eval.h"
 
 enum { MAX_LIST = 32 };
@@ -293,8 +293,12 @@ nib_status nib_cmd_bench(nib_cli *c, nib_error *e) {
     report out = {.results = json_array()};
     json_t *loads = json_array();
     nib_status s = NIB_OK;
-    for (int i = 0; i < c->argc && s == NIB_OK; i++)
-        s = one_model(c->argv[i], lists, &kinds, &p, &out, loads, e);
+    for (int i = 0; i < c->argc && s == NIB_OK; i++) {
+        char *path = NULL;
+        s = nib_model_find(c->argv[i], &path, e);
+        if (s == NIB_OK) s = one_model(path, lists, &kinds, &p, &out, loads, e);
+        nib_free(path);
+    }
     if (s == NIB_ERR_CANCELLED) s = nib_host_cancelled(c, e);
     if (s == NIB_OK && as_json)
         return nib_print_json(json_pack("{s:{s:s, s:s, s:f, s:f}, s:o, s:o}", "machine", "cpu",

@@ -57,7 +57,7 @@ static nib_status read_model(nib_buf *text, json_t *vars, nib_error *e) {
 static bool is_model(const char *path) {
     char magic[4] = "";
     FILE *f = fopen(path, "re");
-    if (!f) return false;
+    if (!f) return true; /* by another name, or not there: finding it says which */
     bool is = fread(magic, 1, 4, f) == 4 && memcmp(magic, "GGUF", 4) == 0;
     fclose(f);
     return is;

@@ -1,7 +1,7 @@
 /* nib show: what a model file is, and what running it takes. */
 #include <jansson.h>
 #include <math.h>
-#include "cli/host.h"
+#include "cli/models.h"
 
 static bool as_json, show_template, show_tensors, show_keys;
 const nib_option nib_opts_show[] = {
@@ -309,9 +309,12 @@ nib_status nib_cmd_show(nib_cli *c, nib_error *e) {
     NIB_TRY(nib_cli_operands(c, 1, 1, "MODEL", e));
     nib_model *m;
     nib_error unsupported = {0};
-    NIB_TRY(open_any(c->argv[0], &m, &unsupported, e));
+    char *path;
+    NIB_TRY(nib_model_find(c->argv[0], &path, e));
+    nib_status s = open_any(path, &m, &unsupported, e);
+    nib_free(path);
+    if (s != NIB_OK) return s;
     const char *template = nib_model_get_info(m)->chat_template;
-    nib_status s = NIB_OK;
     if (show_template && !template) {
         s = nib_fail(e, NIB_ERR_NOT_FOUND, "'%s' has no chat template", c->argv[0]);
     } else if (show_template) {

@@ -4,9 +4,8 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
-#include "cli/host.h"
+#include "cli/models.h"
 #include "cli/watch.h"
-#include "convert/convert.h"
 
 static nib_engine_params params;
 static uint64_t min_free;
@@ -147,32 +146,14 @@ static bool on_load(void *arg, uint64_t done, uint64_t total) {
     return !atomic_load(&nib_cancel);
 }
 
-static void on_convert(void *arg, uint64_t done, uint64_t total) {
-    nib_progress_show(arg, done, total);
-}
-
-nib_status nib_host_resolve(const char *path, char **out, nib_error *e) {
-    *out = NULL;
-    if (!nib_convert_is_hf(path)) return NIB_OK;
-    nib_progress bar;
-    nib_convert_params p = {.n_threads = params.n_threads,
-                            .progress = on_convert,
-                            .progress_arg = &bar,
-                            .cancel = &nib_cancel};
-    nib_progress_start(&bar, "Converting", true);
-    nib_status s = nib_convert_cached(path, &p, out, e);
-    nib_progress_end(&bar);
-    return s;
-}
-
-nib_status nib_host_open(nib_host *h, const char *path, nib_error *e) {
+nib_status nib_host_open(nib_host *h, const char *model, nib_error *e) {
     nib_host fresh = {0};
+    char *path = NULL;
     nib_progress bar;
     nib_model_params mp = {.n_threads = params.n_threads, .f32 = f32, .plan_only = true};
-    char *converted = NULL;
     nib_status s;
-    NIB_TRY_OUT(nib_host_resolve(path, &converted, e));
-    NIB_TRY_OUT(nib_model_open(&fresh.model, converted ? converted : path, &mp, e));
+    NIB_TRY_OUT(nib_model_find(model, &path, e));
+    NIB_TRY_OUT(nib_model_open(&fresh.model, path, &mp, e));
     if (!params.ignore_memory) NIB_TRY_OUT(nib_engine_check(fresh.model, &params, e));
     nib_progress_start(&bar, "Loading", true);
     mp.progress = on_load;
@@ -186,11 +167,11 @@ nib_status nib_host_open(nib_host *h, const char *path, nib_error *e) {
     nib_sysinfo_read(&m);
     NIB_TRY_OUT(nib_watch_start(&nib_cancel, min_free_given ? min_free : nib_watch_default(&m),
                                 min_free_given, e));
-    nib_free(converted);
     *h = fresh;
+    nib_free(path);
     return NIB_OK;
 out:
-    nib_free(converted);
+    nib_free(path);
     nib_host_close(&fresh);
     return s;
 }

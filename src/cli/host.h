@@ -17,12 +17,9 @@ typedef struct nib_host {
     nib_engine *engine;
 } nib_host;
 
-/* Of a Hugging Face folder: the GGUF file it was converted to, now or before, to be freed; of
- * anything else NULL. */
-nib_status nib_host_resolve(const char *path, char **out, nib_error *e);
-/* Opens path with a progress bar, plans memory, makes the engine and starts the memory watch.
- * Errors name the file, and the alternatives when it does not fit. */
-nib_status nib_host_open(nib_host *h, const char *path, nib_error *e);
+/* Finds the model (cli/models.h), opens it with a progress bar, plans memory, makes the engine and
+ * starts the memory watch. Errors name the file, and the alternatives when it does not fit. */
+nib_status nib_host_open(nib_host *h, const char *model, nib_error *e);
 void nib_host_close(nib_host *h);
 
 /* Ctrl-C and the memory watch both stop the engine through one flag, nib_cancel. */
@@ -52,7 +49,10 @@ nib_status nib_host_cancelled(nib_cli *c, nib_error *e);
 typedef struct nib_progress {
     const char *label;
     bool bytes; /* the numbers are bytes */
-    double start, shown;
+    bool rate;  /* show the speed too, and tell the time left from it; set after the start */
+    double start, shown, speed;
+    uint64_t
+        last; /* done, when it was last shown; with rate: set it to what was there at the start */
 } nib_progress;
 void nib_progress_start(nib_progress *p, const char *label, bool bytes);
 void nib_progress_show(nib_progress *p, uint64_t done, uint64_t total);

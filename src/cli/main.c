@@ -144,6 +144,7 @@ static void open_streams(void) {
 int main(int argc, char **argv) {
     open_streams();
     signal(SIGPIPE, SIG_DFL);
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error to report, not a crash */
     if (!setlocale(LC_CTYPE, "") || MB_CUR_MAX == 1)
         setlocale(LC_CTYPE, "C.UTF-8"); /* nib's text is UTF-8 */
     log_start();

@@ -15,7 +15,7 @@ void nib_progress_show(nib_progress *p, uint64_t done, uint64_t total) {
     const nib_style *st = nib_style_of(stderr);
     bool utf8 = strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
     double share = done >= total ? 1 : (double)done / (double)total;
-    char end[96];
+    char end[128];
     int n = snprintf(end, sizeof end, " %3.0f %%", 100 * share);
     if (p->bytes)
         n += snprintf(end + n, sizeof end - (size_t)n, "  %s of %s", nib_bytes_text(done),
@@ -23,8 +23,18 @@ void nib_progress_show(nib_progress *p, uint64_t done, uint64_t total) {
     else
         n += snprintf(end + n, sizeof end - (size_t)n, "  %llu of %llu", (unsigned long long)done,
                       (unsigned long long)total);
-    if (share > 0) {
-        double left = passed / share - passed;
+    double left = share > 0 ? passed / share - passed : -1;
+    if (p->rate) {
+        /* Of late, for a line's speed changes; what was there at the start does not count. */
+        double since = now - (p->shown > 0 ? p->shown : p->start);
+        double speed = done > p->last && since > 0 ? (double)(done - p->last) / since : 0;
+        p->speed = p->shown > 0 ? p->speed + NIB_MIN(since / 3, 1) * (speed - p->speed) : speed;
+        p->last = done;
+        left = p->speed >= 1 ? (double)(total - NIB_MIN(done, total)) / p->speed : -1;
+        n +=
+            snprintf(end + n, sizeof end - (size_t)n, "  %s/s", nib_bytes_text((uint64_t)p->speed));
+    }
+    if (left >= 0) {
         if (left < 100)
             snprintf(end + n, sizeof end - (size_t)n, "  %.0f s left", left);
         else

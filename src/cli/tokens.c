@@ -1,14 +1,17 @@
 /* Token ids and JSON lines: the shared part of tokenize and detokenize. */
 #include <jansson.h>
-#include "cli/cli.h"
+#include "cli/models.h"
 #include "cli/tokens.h"
 
-nib_status nib_tokenizer_open(nib_tokenizer **out, const char *path, nib_error *e) {
-    nib_gguf *g;
-    NIB_TRY(nib_gguf_open(&g, path, e));
-    nib_status s = nib_tokenizer_from_gguf(out, g, e);
-    if (s != NIB_OK) nib_fail_in(e, s, "%s", path);
+nib_status nib_tokenizer_open(nib_tokenizer **out, const char *model, nib_error *e) {
+    nib_gguf *g = NULL;
+    char *path;
+    NIB_TRY(nib_model_find(model, &path, e));
+    nib_status s = nib_gguf_open(&g, path, e);
+    if (s == NIB_OK && (s = nib_tokenizer_from_gguf(out, g, e)) != NIB_OK)
+        nib_fail_in(e, s, "%s", path);
     nib_gguf_close(g);
+    nib_free(path);
     return s;
 }
 

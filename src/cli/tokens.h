@@ -5,7 +5,7 @@
 
 struct json_t;
 /* The tokenizer of a model file, without the model. */
-nib_status nib_tokenizer_open(nib_tokenizer **out, const char *path, nib_error *e);
+nib_status nib_tokenizer_open(nib_tokenizer **out, const char *model, nib_error *e);
 /* {"ids": [...], "detok": "..."} and the end of the line; bytes that are not UTF-8 come as
  * "detok_hex". */
 nib_status nib_print_ids_detok(const nib_tokenizer *t, const int32_t *ids, size_t n, nib_error *e);

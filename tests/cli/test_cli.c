@@ -503,8 +503,11 @@ static void test_chat_pipe(void **state) {
     test_status(0);
     assert_int_equal(strncmp(ran.out.data, "S\n", 2), 0);
     test_out_has("max_tokens");
+    setenv("HF_HUB_CACHE", test_tmp(), 1); /* where nothing was pulled */
     test_nib(NULL, "chat");
-    test_failed(2, "which model?");
+    test_failed(1, "nib pull qwen2.5-0.5b");
+    test_nib(NULL, "chat smollm2-135");
+    test_failed(1, "did you mean 'smollm2-135m'?");
     test_nib(NULL, "chat /nonexistent.gguf");
     test_failed(1, "No such file");
     test_nib(NULL, "chat %s", embedder());
