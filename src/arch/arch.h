@@ -120,6 +120,15 @@ bool nib_bind_ffn(nib_reader *r, int layer, bool gated,
 
 /* ---- running (decoder.c) ---- */
 
+/* What matrices are given, numbered: NIB_INPUTS for each layer, then the output matrix's. */
+typedef enum nib_input_kind {
+    NIB_INPUT_ATTN,     /* q, k, v */
+    NIB_INPUT_ATTN_OUT, /* o */
+    NIB_INPUT_FFN,      /* up, gate */
+    NIB_INPUT_FFN_OUT,  /* down */
+    NIB_INPUTS
+} nib_input_kind;
+
 /* The tokens of one forward pass. */
 typedef struct nib_batch {
     int64_t n_tok;
@@ -129,8 +138,9 @@ typedef struct nib_batch {
     int n_runs;
     const int64_t *outputs; /* tokens whose logits (or hidden states) are wanted, ascending */
     int64_t n_out;
-    float *hidden; /* [n_out, E] after the last norm, when wanted; else NULL */
-    float *logits; /* [n_out, V], when wanted; else NULL */
+    float *hidden;                /* [n_out, E] after the last norm, when wanted; else NULL */
+    float *logits;                /* [n_out, V], when wanted; else NULL */
+    const nib_observer *observer; /* shown every matrix's input; NULL: nobody looks */
 } nib_batch;
 
 /* What a pass needs beside the weights: made once for the largest batch. */

@@ -169,15 +169,26 @@ typedef struct view {
     nib_run wanted[NIB_FEW]; /* one a token, when the last layer narrows */
 } view;
 
-/* The input of matrices l[0..n): in [T, width], quantised as they want it. Waits when
+/* Shows x, which is whole on every worker, to who looks. */
+static void observe(const view *p, int64_t id, const float *x, int64_t n_tok, int64_t width) {
+    const nib_observer *o = p->b->observer;
+    if (!o) return;
+    int64_t c0, c1;
+    nib_share(p->w, width, &c0, &c1);
+    o->see(o->arg, id, x, n_tok, width, c0, c1);
+}
+
+/* The input, number id, of matrices l[0..n): in [T, width], quantised as they want it. Waits when
  * tokens are shared out. */
-static nib_act input(view *p, const float *in, int64_t width, int n, const nib_linear *const *l) {
+static nib_act input(view *p, int64_t id, const float *in, int64_t width, int n,
+                     const nib_linear *const *l) {
     nib_act a;
     nib_act_bind(&a, p->act_memory, p->n_tok, width);
     a.x = in;
     a.ldx = width;
     nib_op_quantise(p->w, p->r, n, l, &a);
     if (!p->few) nib_sync(p->w);
+    observe(p, id, in, p->n_tok, width);
     return a;
 }
 
@@ -250,7 +261,7 @@ static void attention(view *p, int layer, const float **in) {
     const nib_linear *const qkv[] = {&l->q, &l->k, &l->v}, *const o[] = {&l->o};
     float *const to_qkv[] = {x->q, x->k, x->v}, *const to_y[] = {x->y};
 
-    nib_act a = input(p, *in, d->n_embd, 3, qkv);
+    nib_act a = input(p, layer * NIB_INPUTS + NIB_INPUT_ATTN, *in, d->n_embd, 3, qkv);
     nib_at(p->w, NIB_SECTION_QKV);
     nib_op_linear(p->w, 3, qkv, &a, to_qkv);
     nib_sync(p->w);
@@ -288,7 +299,7 @@ static void attention(view *p, int layer, const float **in) {
     nib_sync(p->w);
     if (narrowing) narrow(p, in);
     if (!p->n_tok) return;
-    a = input(p, x->att, (int64_t)d->n_head * d->dv, 1, o);
+    a = input(p, layer * NIB_INPUTS + NIB_INPUT_ATTN_OUT, x->att, (int64_t)d->n_head * d->dv, 1, o);
     nib_at(p->w, NIB_SECTION_ATTN_OUT);
     nib_op_linear(p->w, 1, o, &a, to_y);
     nib_sync(p->w);
@@ -300,11 +311,11 @@ static void feed_forward(view *p, int layer, const float *in) {
     const nib_layer *l = &p->d->layers[layer];
     const nib_linear *const first[] = {&l->up, &l->gate}, *const down[] = {&l->down};
     float *const to_y2[] = {x->y2};
-    nib_act a = input(p, in, p->d->n_embd, 2, first);
+    nib_act a = input(p, layer * NIB_INPUTS + NIB_INPUT_FFN, in, p->d->n_embd, 2, first);
     nib_at(p->w, NIB_SECTION_FFN_IN);
     nib_op_linear_act(p->w, l->gate.w.data ? &l->gate : NULL, &l->up, p->d->act, &a, x->h);
     nib_sync(p->w);
-    a = input(p, x->h, p->d->n_ff, 1, down);
+    a = input(p, layer * NIB_INPUTS + NIB_INPUT_FFN_OUT, x->h, p->d->n_ff, 1, down);
     nib_at(p->w, NIB_SECTION_FFN_OUT);
     nib_op_linear(p->w, 1, down, &a, to_y2);
     nib_sync(p->w);
@@ -368,6 +379,7 @@ static void outputs(view *p) {
     if (!few) nib_sync(w);
     if (b->hidden && w->tid == 0)
         memcpy(b->hidden, out, (size_t)(b->n_out * d->n_embd) * sizeof *out);
+    if (d->head.w.data) observe(p, d->n_layer * NIB_INPUTS, out, b->n_out, d->n_embd);
     if (!b->logits) return;
     nib_act a;
     nib_act_bind(&a, few ? o.act : p->x->act_memory, b->n_out, d->n_embd);

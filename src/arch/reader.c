@@ -217,6 +217,7 @@ bool nib_bind_fused(nib_reader *r, int count, nib_linear *const *l, const int64_
     int64_t from = 0;
     for (int i = 0; i < count; i++) {
         l[i]->w = rows_of(t, from, n[i]);
+        l[i]->name = t->name;
         if (b && !(l[i]->bias = floats_of(r, b, from, n[i]))) return false;
         if (!list_upload(r, &l[i]->w, true)) return false;
         from += n[i];
@@ -414,6 +415,7 @@ nib_status nib_desc_read(nib_desc *d, nib_reader *r, const nib_gguf *g, nib_aren
     /* Tied: the table is also the output matrix, so it is packed, once. */
     if (d->tied) {
         d->head.w = d->tok_embd;
+        d->head.name = "token_embd.weight";
         if (!list_upload(r, &d->head.w, true)) return r->e->code;
     } else if (!list_upload(r, &d->tok_embd, false)) {
         return r->e->code;

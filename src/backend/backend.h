@@ -29,6 +29,16 @@ typedef struct nib_profile {
     double since;
 } nib_profile;
 
+/* ---- what flows through ----
+ * Someone who looks at what matrices are given. Each thread is shown the same x [n_tok, width] and
+ * does columns [c0, c1) of it, so that sums over tokens have one order whatever the number of
+ * threads. Inputs are numbered as nib_model_input (engine.h) lists them. */
+typedef struct nib_observer {
+    void (*see)(void *arg, int64_t input, const float *x, int64_t n_tok, int64_t width, int64_t c0,
+                int64_t c1);
+    void *arg;
+} nib_observer;
+
 /* One thread's view of a running program. */
 typedef struct nib_worker {
     nib_backend *be;

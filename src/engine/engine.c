@@ -28,6 +28,7 @@ struct nib_engine {
     int64_t n_ctx, batch;
     int n_seq;
     const atomic_bool *cancel;
+    const nib_observer *observer;
     /* one pass */
     int32_t *ids;
     int64_t *pos, *outputs;
@@ -147,6 +148,9 @@ int nib_engine_threads(const nib_engine *en) {
 
 void nib_engine_profile(nib_engine *en, nib_profile *profiles) {
     nib_backend_profile(en->be, profiles);
+}
+void nib_engine_observe(nib_engine *en, const nib_observer *observer) {
+    en->observer = observer;
 }
 void nib_engine_set_cancel(nib_engine *en, const atomic_bool *flag) {
     en->cancel = flag;
@@ -359,6 +363,7 @@ static void run(nib_engine *en, build *x, float *hidden, bool logits) {
     x->b.outputs = en->outputs;
     x->b.hidden = hidden;
     x->b.logits = logits ? en->logits : NULL;
+    x->b.observer = en->observer;
     nib_decoder_run(&en->dec, en->be, &x->b);
 }
 

@@ -53,6 +53,14 @@ const nib_gguf *nib_model_gguf(const nib_model *m);
 const nib_tokenizer *nib_model_tokenizer(const nib_model *m);
 uint64_t nib_model_kv_bytes(const nib_model *m, nib_kv_type t,
                             int64_t n_ctx); /* of one sequence of n_ctx tokens */
+/* What an observer (backend.h) is shown: the inputs of matrices, several of which may share one. */
+typedef struct nib_model_input {
+    const char *tensors[3]; /* names in the file; fused ones once */
+    int n_tensors;          /* 0: the model has no such matrix */
+    int64_t width;
+} nib_model_input;
+int64_t nib_model_n_inputs(const nib_model *m); /* four a layer, and last the output matrix's */
+nib_model_input nib_model_get_input(const nib_model *m, int64_t i);
 /* Sampling defaults: nib's own, overridden by what the model file says. */
 nib_sample_params nib_model_sampling(const nib_model *m);
 
@@ -97,6 +105,8 @@ int nib_engine_threads(const nib_engine *en);
 /* Checked between the steps of every evaluation; set it (from any thread or a signal handler) to
  * stop with NIB_ERR_CANCELLED. */
 void nib_engine_set_cancel(nib_engine *en, const atomic_bool *flag);
+/* From now on every computation shows o what matrices are given; NULL ends it. */
+void nib_engine_observe(nib_engine *en, const nib_observer *o);
 /* From now on adds up where time goes: profiles[threads]; NULL ends it. */
 void nib_engine_profile(nib_engine *en, nib_profile *profiles);
 

@@ -193,6 +193,34 @@ uint64_t nib_model_kv_bytes(const nib_model *m, nib_kv_type t, int64_t n_ctx) {
     return pages * nib_decoder_page_bytes(&m->desc, t);
 }
 
+int64_t nib_model_n_inputs(const nib_model *m) {
+    return (int64_t)m->desc.n_layer * NIB_INPUTS + 1;
+}
+
+nib_model_input nib_model_get_input(const nib_model *m, int64_t i) {
+    const nib_desc *d = &m->desc;
+    int64_t layer = i / NIB_INPUTS;
+    const nib_linear *all[3] = {layer < d->n_layer ? NULL : &d->head};
+    if (layer < d->n_layer) {
+        const nib_layer *l = &d->layers[layer];
+        switch ((nib_input_kind)(i % NIB_INPUTS)) {
+        case NIB_INPUT_ATTN: all[0] = &l->q, all[1] = &l->k, all[2] = &l->v; break;
+        case NIB_INPUT_ATTN_OUT: all[0] = &l->o; break;
+        case NIB_INPUT_FFN: all[0] = &l->up, all[1] = &l->gate; break;
+        case NIB_INPUT_FFN_OUT: all[0] = &l->down; break;
+        case NIB_INPUTS: break;
+        }
+    }
+    nib_model_input in = {0};
+    for (int k = 0; k < 3 && all[k]; k++) {
+        if (!all[k]->w.data || (in.n_tensors && in.tensors[in.n_tensors - 1] == all[k]->name))
+            continue;
+        in.tensors[in.n_tensors++] = all[k]->name;
+        in.width = all[k]->w.k;
+    }
+    return in;
+}
+
 nib_sample_params nib_model_sampling(const nib_model *m) {
     nib_sample_params p = nib_sample_defaults();
     /* what newer converters take over from generation_config.json */

@@ -20,6 +20,7 @@ enum { NIB_FEW = 8 };
 typedef struct nib_linear {
     nib_mat w;         /* [N, K]; data NULL: the model has no such layer */
     const float *bias; /* [N] or NULL */
+    const char *name;  /* of the file's tensor that holds w, perhaps beside others */
 } nib_linear;
 
 typedef enum nib_norm_kind { NIB_NORM_RMS, NIB_NORM_LAYER } nib_norm_kind;
