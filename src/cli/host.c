@@ -73,6 +73,17 @@ void nib_host_default_kv(nib_kv_type t) {
     if (!kv_given) params.kv = t;
 }
 
+void nib_host_default_ctx(int64_t n) {
+    if (!params.n_ctx) params.n_ctx = n;
+}
+
+nib_status nib_host_watch(nib_error *e) {
+    nib_sysinfo m;
+    nib_sysinfo_read(&m);
+    return nib_watch_start(&nib_cancel, min_free_given ? min_free : nib_watch_default(&m),
+                           min_free_given, e);
+}
+
 /* ---- Ctrl-C ---- */
 
 atomic_bool nib_cancel;
@@ -163,10 +174,7 @@ nib_status nib_host_open(nib_host *h, const char *model, nib_error *e) {
     if (s != NIB_OK) goto out;
     NIB_TRY_OUT(nib_engine_new(&fresh.engine, fresh.model, &params, e));
     nib_engine_set_cancel(fresh.engine, &nib_cancel);
-    nib_sysinfo m;
-    nib_sysinfo_read(&m);
-    NIB_TRY_OUT(nib_watch_start(&nib_cancel, min_free_given ? min_free : nib_watch_default(&m),
-                                min_free_given, e));
+    NIB_TRY_OUT(nib_host_watch(e));
     *h = fresh;
     nib_free(path);
     return NIB_OK;

@@ -11,6 +11,10 @@ extern const nib_option nib_host_options[];
 const nib_engine_params *nib_host_params(void);
 /* The cache's format where --kv does not say. */
 void nib_host_default_kv(nib_kv_type t);
+/* The context where --ctx does not say. */
+void nib_host_default_ctx(int64_t n);
+/* Starts the memory watch as the options say; nib_watch_stop ends it. */
+nib_status nib_host_watch(nib_error *e);
 
 typedef struct nib_host {
     nib_model *model;

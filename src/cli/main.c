@@ -11,8 +11,9 @@
 #include "cli/cli.h"
 
 const nib_command nib_commands[] = {
-#define NIB_CMD(name, operands, summary, details, example)                                         \
-    {#name, operands, summary, details, example, nib_opts_##name, nib_cmd_##name},
+#define NIB_CMD_AS(name, typed, operands, summary, details, example)                               \
+    {typed, operands, summary, details, example, nib_opts_##name, nib_cmd_##name},
+#define NIB_CMD(name, ...) NIB_CMD_AS(name, #name, __VA_ARGS__)
 #include "cli/commands.def"
 #undef NIB_CMD
 };

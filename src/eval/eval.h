@@ -1,5 +1,6 @@
 /* eval - measuring: how fast a model runs here, and how that compares with what the machine could
- * do. */
+ * do; how well it predicts a text, and how far another model's predictions are from its own; which
+ * of its weights matter. */
 #ifndef NIB_EVAL_H
 #define NIB_EVAL_H
 #include "engine/engine.h"
@@ -41,4 +42,126 @@ nib_status nib_bench_run(nib_engine *en, const nib_bench_test *t, int reps, nib_
 /* Bytes of weights one generated token reads (the token table only when it is the output matrix
  * too). */
 uint64_t nib_bench_token_bytes(const nib_model *m);
+
+/* ---- texts (chunks.c) ---- */
+
+/* How a text goes through a model. Zeroes are the defaults. */
+typedef struct nib_eval_params {
+    int64_t n_ctx;    /* tokens of a chunk; 0: 512, or the model's limit when that is less */
+    int64_t n_chunks; /* at most so many; 0: all */
+    /* Told of tokens done, from the calling thread. May be NULL. */
+    void (*progress)(void *arg, uint64_t done, uint64_t total);
+    void *progress_arg;
+} nib_eval_params;
+
+/* A text's tokens in chunks of n_ctx that are computed each by itself: every chunk begins with BOS,
+ * in place of its first token, where the model wants one. What is left at the end is not used,
+ * unless it is all there is. (So do llama.cpp's tools, and the numbers can be compared.) */
+typedef struct nib_chunks {
+    nib_ids ids;
+    int64_t n_ctx, n; /* tokens of a chunk, chunks */
+    int32_t bos;      /* -1: none */
+} nib_chunks;
+/* The tokens of a chunk for this model (NULL: for most). */
+int64_t nib_chunk_length(const nib_model *m, const nib_eval_params *p);
+/* NIB_ERR_FORMAT when the text is shorter than 8 tokens, NIB_ERR_ARGUMENT for a length below 8. */
+nib_status nib_chunks_make(nib_chunks *out, const nib_model *m, const char *text, size_t len,
+                           const nib_eval_params *p, nib_error *e);
+void nib_chunks_free(nib_chunks *c);
+/* The i-th chunk's tokens into out [n_ctx]. */
+void nib_chunk_get(const nib_chunks *c, int64_t i, int32_t *out);
+
+/* ---- importance matrices (imatrix.c, imatrix_file.c) ---- */
+
+/* For each matrix, how much each column of it matters: the mean square of what it is multiplied
+ * with. Quantisers spend their error where that is small. */
+typedef struct nib_imatrix nib_imatrix;
+
+typedef struct nib_imatrix_tensor {
+    const char *name;    /* of the matrix in the model's file */
+    int64_t n, n_mat;    /* columns; matrices in it (experts), 1 otherwise */
+    const float *sums;   /* [n_mat, n] of squares */
+    const float *counts; /* [n_mat] inputs seen */
+    const float *means;  /* [n_mat, n]: sums / counts; 1 where nothing was seen */
+} nib_imatrix_tensor;
+
+typedef struct nib_imatrix_info {
+    int64_t n_tensors, n_chunks, n_ctx; /* n_ctx 0: the file does not say */
+    const char *dataset;                /* "" when the file does not say */
+} nib_imatrix_info;
+
+/* Runs the text through the model. head: the output matrix too, which peers leave out. The same
+ * bits whatever the number of threads. dataset: what to call the text. */
+nib_status nib_imatrix_collect(nib_imatrix **out, nib_engine *en, const char *text, size_t len,
+                               const char *dataset, bool head, const nib_eval_params *p,
+                               nib_error *e);
+/* Reads what llama.cpp's tools write, now (GGUF) and formerly (.dat). Everything is checked: sizes
+ * match, numbers are finite and not negative. */
+nib_status nib_imatrix_read(nib_imatrix **out, const char *path, nib_error *e);
+/* The same of bytes in memory (8-byte aligned), copied. */
+nib_status nib_imatrix_read_memory(nib_imatrix **out, const void *p, size_t n, nib_error *e);
+/* As GGUF, whole or not at all. */
+nib_status nib_imatrix_write(const nib_imatrix *im, const char *path, nib_error *e);
+void nib_imatrix_free(nib_imatrix *im);
+nib_imatrix_info nib_imatrix_get_info(const nib_imatrix *im);
+/* In the order of names. */
+const nib_imatrix_tensor *nib_imatrix_at(const nib_imatrix *im, int64_t i);
+/* By the matrix' name; NULL when absent. */
+const nib_imatrix_tensor *nib_imatrix_find(const nib_imatrix *im, const char *name);
+
+/* ---- quality (quality.c) ---- */
+
+typedef struct nib_estimate {
+    double value, error; /* error: one standard error */
+} nib_estimate;
+
+/* How well a model predicts a text: exp of the mean negative logarithm of the probability it gave
+ * each token, over the second half of every chunk (so that a token has half a chunk before it). */
+typedef struct nib_perplexity {
+    nib_estimate perplexity;
+    int64_t n_tokens, n_chunks, n_ctx; /* tokens scored */
+    double tok_per_s;                  /* of all tokens read */
+} nib_perplexity;
+nib_status nib_perplexity_measure(nib_engine *en, const char *text, size_t len,
+                                  const nib_eval_params *p, nib_perplexity *out, nib_error *e);
+
+typedef struct nib_quality_side {
+    char name[200], path[512], quant[32];
+    uint64_t file_bytes;
+    uint64_t memory; /* weights, cache and buffers of a run with the default context */
+    nib_estimate perplexity;
+    double read_per_s, generate_per_s; /* tokens a second; generate 0: not measured */
+} nib_quality_side;
+
+/* A model beside another one. KL: the divergence of the second's distribution from the first's
+ * after each token, in nats. */
+typedef struct nib_quality {
+    nib_quality_side side[2];
+    nib_estimate perplexity_change; /* second - first */
+    nib_estimate kl, same_top;      /* means; same_top: share of equal first choices */
+    double kl_median, kl_p99, kl_p999, kl_max;
+    int64_t n_tokens, n_chunks, n_ctx; /* tokens scored */
+    bool one_at_a_time;
+} nib_quality;
+
+typedef struct nib_quality_params {
+    nib_eval_params eval;     /* its progress is not used */
+    nib_engine_params engine; /* threads, cache; its context is the chunk */
+    bool no_speed;            /* leave out the timing of generation */
+    /* Only one model in memory at a time: the first leaves its probabilities, 16 bits each, in an
+     * unnamed file under $TMPDIR or /var/tmp. Done anyway where memory does not hold both. */
+    bool one_at_a_time;
+    /* Told what is going on and how far it is. May be NULL. */
+    void (*progress)(void *arg, const char *what, uint64_t done, uint64_t total);
+    void *progress_arg;
+    const atomic_bool *cancel; /* stops with NIB_ERR_CANCELLED; may be NULL */
+} nib_quality_params;
+/* The first is the reference. NIB_ERR_ARGUMENT when their vocabularies differ, naming the first
+ * difference; NIB_ERR_MEMORY_FIT when one of them does not fit. */
+nib_status nib_quality_compare(const char *reference, const char *other, const char *text,
+                               size_t len, const nib_quality_params *p, nib_quality *out,
+                               nib_error *e);
+
+/* A few KB of English and code, for when there is no text. */
+extern const char nib_sample_text[];
 #endif

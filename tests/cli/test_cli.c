@@ -9,7 +9,8 @@
 static void test_help(void **state) {
     (void)state;
     static const char *const commands[] = {
-#define NIB_CMD(name, ...) #name,
+#define NIB_CMD(name, ...)           #name,
+#define NIB_CMD_AS(name, typed, ...) typed,
 #include "cli/commands.def"
 #undef NIB_CMD
     };
