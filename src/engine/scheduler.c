@@ -74,9 +74,9 @@ nib_request *nib_request_new(const nib_model *m) {
     nib_request *q = nib_calloc(1, sizeof *q);
     if (!q) return NULL;
     nib_arena_init(&q->arena, (size_t)256 << 20);
-    q->p = m ? nib_dialog_defaults(m)
-             : (nib_dialog_params){
-                   .sampling = nib_sample_defaults(), .retention = -1, .now = NIB_NOW};
+    q->p =
+        m ? nib_dialog_defaults(m)
+          : (nib_dialog_params){.sampling = nib_sample_defaults(), .retention = -1, .now = NIB_NOW};
     q->n_logprobs = -1;
     return q;
 }
