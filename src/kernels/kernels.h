@@ -135,10 +135,10 @@ typedef struct nib_kernels {
     void (*add)(float *y, const float *x, int64_t n);                 /* y += x */
     void (*add_scaled)(float *y, const float *x, float s, int64_t n); /* y = fmaf(s, x, y) */
     void (*scale)(float *y, float s, int64_t n);
-    void (*mul)(float *y, const float *x, int64_t n);
-    void (*silu)(float *x, int64_t n); /* in place */
-    void (*gelu_tanh)(float *x, int64_t n);
-    void (*gelu_erf)(float *x, int64_t n);
+    /* y = f(x) * u; u NULL: y = f(x); y may be x */
+    void (*silu)(float *y, const float *x, const float *u, int64_t n);
+    void (*gelu_tanh)(float *y, const float *x, const float *u, int64_t n);
+    void (*gelu_erf)(float *y, const float *x, const float *u, int64_t n);
     void (*softcap)(float *x, float cap, int64_t n);         /* cap * tanh(x / cap) */
     float (*dot)(const float *a, const float *b, int64_t n); /* rule 3 */
     /* Rotates the first n_rot of x [D] in place; cs: n_rot/2 pairs (cos, sin). */

@@ -67,22 +67,18 @@ static void vec_add(float *y, const float *x, int64_t n) {
 static void vec_add_scaled(float *y, const float *x, float s, int64_t n) {
     FOR_EACH(y, n, v_fma(v_set1(s), v_load_n(x + i, n - i), v))
 }
-static void vec_scale(float *y, float s, int64_t n) {
-    FOR_EACH(y, n, v_mul(v, v_set1(s)))
-}
-static void vec_mul(float *y, const float *x, int64_t n) {
-    FOR_EACH(y, n, v_mul(v, v_load_n(x + i, n - i)))
-}
-static void vec_silu(float *x, int64_t n) {
-    FOR_EACH(x, n, v_silu(v))
-}
-static void vec_gelu_tanh(float *x, int64_t n) {
-    FOR_EACH(x, n, v_gelu_tanh(v))
-}
-static void vec_gelu_erf(float *x, int64_t n) {
-    FOR_EACH(x, n, v_gelu_erf(v))
-}
-static void vec_softcap(float *x, float cap, int64_t n) {
+static void vec_scale(float *y, float s, int64_t n){FOR_EACH(y, n, v_mul(v, v_set1(s)))}
+/* y = f(x), times u where there is one. */
+#define ACTIVATION(name)                                                                           \
+    static void vec_##name(float *y, const float *x, const float *u, int64_t n) {                  \
+        for (int64_t i = 0; i < n; i += 16) {                                                      \
+            v16 v = v_##name(v_load_n(x + i, n - i));                                              \
+            if (u) v = v_mul(v, v_load_n(u + i, n - i));                                           \
+            v_store_n(y + i, v, n - i);                                                            \
+        }                                                                                          \
+    }
+ACTIVATION(silu) ACTIVATION(gelu_tanh)
+    ACTIVATION(gelu_erf) static void vec_softcap(float *x, float cap, int64_t n) {
     FOR_EACH(x, n, v_softcap(v, cap))
 }
 static void vec_attn_finish(float *o, float s, int dv) {
@@ -228,7 +224,6 @@ static void vec_all(nib_kernels *k) {
     k->add = vec_add;
     k->add_scaled = vec_add_scaled;
     k->scale = vec_scale;
-    k->mul = vec_mul;
     k->silu = vec_silu;
     k->gelu_tanh = vec_gelu_tanh;
     k->gelu_erf = vec_gelu_erf;

@@ -97,11 +97,12 @@ void nib_op_linear(nib_worker *w, int n, const nib_linear *const *l, const nib_a
     share_panels(w, total, linear_panels, &j);
 }
 
-static void activate(nib_worker *w, nib_activation act, float *x, int64_t n) {
+static void activate(nib_worker *w, nib_activation act, float *y, const float *x, const float *u,
+                     int64_t n) {
     switch (act) {
-    case NIB_ACTIVATION_SILU: w->k->silu(x, n); break;
-    case NIB_ACTIVATION_GELU_TANH: w->k->gelu_tanh(x, n); break;
-    case NIB_ACTIVATION_GELU_ERF: w->k->gelu_erf(x, n); break;
+    case NIB_ACTIVATION_SILU: w->k->silu(y, x, u, n); break;
+    case NIB_ACTIVATION_GELU_TANH: w->k->gelu_tanh(y, x, u, n); break;
+    case NIB_ACTIVATION_GELU_ERF: w->k->gelu_erf(y, x, u, n); break;
     }
 }
 
@@ -134,12 +135,9 @@ static void act_panels(nib_worker *w, const void *job, int64_t p0, int64_t p1) {
                 for (int64_t t = 0; t < n_tok; t++)
                     w->k->add(tmp[i] + t * ACT_WIDTH, l[i]->bias + r0, width);
         }
-        for (int64_t t = 0; t < n_tok; t++) {
-            float *row = tmp[0] + t * ACT_WIDTH;
-            activate(w, j->act, row, width);
-            if (j->gate) w->k->mul(row, tmp[1] + t * ACT_WIDTH, width);
-            memcpy(j->y + t * ld + r0, row, (size_t)width * sizeof *row);
-        }
+        for (int64_t t = 0; t < n_tok; t++)
+            activate(w, j->act, j->y + t * ld + r0, tmp[0] + t * ACT_WIDTH,
+                     j->gate ? tmp[1] + t * ACT_WIDTH : NULL, width);
     }
 }
 

@@ -64,10 +64,12 @@ RUN(layer_norm_plain, k->layer_norm(x, NULL, NULL, 1e-5f, n, y))
 RUN(add, k->add(y, x, n))
 RUN(add_scaled, k->add_scaled(y, x, w[0], n))
 RUN(scale, k->scale(y, w[0], n))
-RUN(mul, k->mul(y, x, n))
-RUN(silu, k->silu(y, n))
-RUN(gelu_tanh, k->gelu_tanh(y, n))
-RUN(gelu_erf, k->gelu_erf(y, n))
+RUN(silu, k->silu(y, y, NULL, n))
+RUN(silu_times, k->silu(y, x, w, n))
+RUN(gelu_tanh, k->gelu_tanh(y, y, NULL, n))
+RUN(gelu_tanh_times, k->gelu_tanh(y, x, w, n))
+RUN(gelu_erf, k->gelu_erf(y, y, NULL, n))
+RUN(gelu_erf_times, k->gelu_erf(y, x, w, n))
 RUN(softcap, k->softcap(y, 30.0f, n))
 RUN(dot, y[0] = k->dot(x, w, n))
 RUN(argmax, y[0] = (float)k->argmax(x, n))
@@ -87,11 +89,26 @@ typedef void (*run_fn)(const nib_kernels *, float *, const float *, const float 
 static const struct {
     const char *name;
     run_fn run;
-} slots[] = {SLOT(rms_norm),    SLOT(rms_norm_plain), SLOT(layer_norm), SLOT(layer_norm_plain),
-             SLOT(add),         SLOT(add_scaled),     SLOT(scale),      SLOT(mul),
-             SLOT(silu),        SLOT(gelu_tanh),      SLOT(gelu_erf),   SLOT(softcap),
-             SLOT(dot),         SLOT(argmax),         SLOT(rope_pair),  SLOT(rope_neox),
-             SLOT(attn_finish), SLOT(attn_merge)};
+} slots[] = {SLOT(rms_norm),
+             SLOT(rms_norm_plain),
+             SLOT(layer_norm),
+             SLOT(layer_norm_plain),
+             SLOT(add),
+             SLOT(add_scaled),
+             SLOT(scale),
+             SLOT(silu_times),
+             SLOT(gelu_tanh_times),
+             SLOT(gelu_erf_times),
+             SLOT(silu),
+             SLOT(gelu_tanh),
+             SLOT(gelu_erf),
+             SLOT(softcap),
+             SLOT(dot),
+             SLOT(argmax),
+             SLOT(rope_pair),
+             SLOT(rope_neox),
+             SLOT(attn_finish),
+             SLOT(attn_merge)};
 
 /* Also: nothing outside y[0, n) changes, in any set. */
 static void test_bits(void **state) {
@@ -139,10 +156,9 @@ static void test_empty(void **state) {
         k->add(y, NULL, 0);
         k->add_scaled(y, NULL, 2, 0);
         k->scale(y, 2, 0);
-        k->mul(y, NULL, 0);
-        k->silu(y, 0);
-        k->gelu_tanh(y, 0);
-        k->gelu_erf(y, 0);
+        k->silu(y, NULL, NULL, 0);
+        k->gelu_tanh(y, NULL, NULL, 0);
+        k->gelu_erf(y, NULL, NULL, 0);
         k->softcap(y, 2, 0);
         k->rope(y, NULL, 0, NIB_ROPE_PAIR);
         k->rope(y, NULL, 0, NIB_ROPE_NEOX);
