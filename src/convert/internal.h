@@ -124,6 +124,9 @@ typedef struct conv_hf {
     json_t *tok_config; /* tokenizer_config.json */
     json_t *generation; /* generation_config.json */
 } conv_hf;
+/* Everything of a folder: keys, tensors, vocabulary; types are not set yet. */
+nib_status conv_hf_gather(conv_model *m, conv_hf *h, const char *folder, const char *pre,
+                          nib_error *e);
 nib_status conv_hf_open(conv_hf *h, const char *folder, nib_error *e);
 void conv_hf_close(conv_hf *h);
 /* A JSON file of the folder; *out NULL when it is not there. */

@@ -40,18 +40,14 @@ static const char *source_type(const conv_model *m) {
     return names[best];
 }
 
-static nib_status gather(conv_model *m, conv_hf *h, const char *folder, const nib_convert_params *p,
-                         nib_error *e) {
+nib_status conv_hf_gather(conv_model *m, conv_hf *h, const char *folder, const char *pre,
+                          nib_error *e) {
     NIB_TRY(conv_hf_open(h, folder, e));
     NIB_TRY(nib_st_open(&m->st, folder, e));
     NIB_TRY(conv_hf_keys(m, h, e));
     NIB_TRY(conv_hf_tensors(m, h, e));
-    NIB_TRY(conv_hf_vocab(m, h, p->pre, e));
-    NIB_TRY(put_size(m, e));
-    const conv_mix *mix;
-    const char *type = p->type && strcmp(p->type, "auto") != 0 ? p->type : source_type(m);
-    NIB_TRY(conv_mix_find(type, &mix, e));
-    return conv_mix_apply(m, mix, NULL, 0, false, e);
+    NIB_TRY(conv_hf_vocab(m, h, pre, e));
+    return put_size(m, e);
 }
 
 nib_status nib_convert_to_gguf(const char *folder, const char *out, const nib_convert_params *p,
@@ -62,7 +58,11 @@ nib_status nib_convert_to_gguf(const char *folder, const char *out, const nib_co
     nib_status s;
     if (!p) p = &none;
     conv_model_init(&m);
-    NIB_TRY_OUT(gather(&m, &h, folder, p, e));
+    const conv_mix *mix;
+    NIB_TRY_OUT(conv_hf_gather(&m, &h, folder, p->pre, e));
+    const char *type = p->type && strcmp(p->type, "auto") != 0 ? p->type : source_type(&m);
+    NIB_TRY_OUT(conv_mix_find(type, &mix, e));
+    NIB_TRY_OUT(conv_mix_apply(&m, mix, NULL, 0, false, e));
     NIB_TRY_OUT(conv_write_gguf(&m, out, p, true, e));
     if (result) conv_result(&m, result);
 out:
