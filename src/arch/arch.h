@@ -168,4 +168,8 @@ void nib_decoder_free(nib_decoder *x);
 size_t nib_decoder_page_bytes(const nib_desc *d, nib_kv_type kv);
 /* The forward pass, on all threads of be, whose scratch was reserved. */
 void nib_decoder_run(const nib_decoder *x, nib_backend *be, const nib_batch *b);
+/* Its last step alone: logits [n, V] of hidden states [n, E] that a pass gave, n <= max_tok. The
+ * same bits as when the pass gives them. */
+void nib_decoder_head(const nib_decoder *x, nib_backend *be, float *hidden, int64_t n,
+                      float *logits);
 #endif

@@ -351,6 +351,31 @@ static void embed(view *p) {
         nib_op_norm(p->w, p->r, d->norm, &d->embd_norm, d->eps, p->res, p->res, d->n_embd);
 }
 
+/* logits [n, V] of in [n, E], normed, which every worker can see. */
+static void score(view *p, const float *in, int64_t n, void *act_memory, float *logits) {
+    const nib_desc *d = p->d;
+    nib_worker *w = p->w;
+    nib_act a;
+    nib_act_bind(&a, act_memory, n, d->n_embd);
+    a.x = in;
+    a.ldx = d->n_embd;
+    const nib_linear *const head[] = {&d->head};
+    nib_op_quantise(w, nib_op_rows(w, n), 1, head, &a);
+    if (n > NIB_FEW) nib_sync(w);
+    float *const to[] = {logits};
+    nib_at(w, NIB_SECTION_HEAD);
+    nib_op_linear(w, 1, head, &a, to);
+    if (d->logit_scale == 1 && d->final_softcap <= 0) return;
+    nib_sync(w);
+    int64_t v0, v1;
+    nib_share(w, d->n_vocab, &v0, &v1);
+    for (int64_t i = 0; i < n; i++) {
+        float *row = logits + i * d->n_vocab + v0;
+        if (d->logit_scale != 1) w->k->scale(row, d->logit_scale, v1 - v0);
+        if (d->final_softcap > 0) w->k->softcap(row, d->final_softcap, v1 - v0);
+    }
+}
+
 /* The wanted tokens' hidden states and logits. From here on T is their number. */
 static void outputs(view *p) {
     const nib_desc *d = p->d;
@@ -380,26 +405,7 @@ static void outputs(view *p) {
     if (b->hidden && w->tid == 0)
         memcpy(b->hidden, out, (size_t)(b->n_out * d->n_embd) * sizeof *out);
     if (d->head.w.data) observe(p, d->n_layer * NIB_INPUTS, out, b->n_out, d->n_embd);
-    if (!b->logits) return;
-    nib_act a;
-    nib_act_bind(&a, few ? o.act : p->x->act_memory, b->n_out, d->n_embd);
-    a.x = out;
-    a.ldx = d->n_embd;
-    const nib_linear *const head[] = {&d->head};
-    nib_op_quantise(w, r, 1, head, &a);
-    if (!few) nib_sync(w);
-    float *const to[] = {b->logits};
-    nib_at(w, NIB_SECTION_HEAD);
-    nib_op_linear(w, 1, head, &a, to);
-    if (d->logit_scale == 1 && d->final_softcap <= 0) return;
-    nib_sync(w);
-    int64_t v0, v1;
-    nib_share(w, d->n_vocab, &v0, &v1);
-    for (int64_t i = 0; i < b->n_out; i++) {
-        float *row = b->logits + i * d->n_vocab + v0;
-        if (d->logit_scale != 1) w->k->scale(row, d->logit_scale, v1 - v0);
-        if (d->final_softcap > 0) w->k->softcap(row, d->final_softcap, v1 - v0);
-    }
+    if (b->logits) score(p, out, b->n_out, few ? o.act : p->x->act_memory, b->logits);
 }
 
 static void forward(nib_worker *w, void *arg) {
@@ -428,4 +434,20 @@ static void forward(nib_worker *w, void *arg) {
 void nib_decoder_run(const nib_decoder *x, nib_backend *be, const nib_batch *b) {
     pass ps = {x, b};
     nib_backend_run(be, forward, &ps);
+}
+
+static void head_only(nib_worker *w, void *arg) {
+    const pass *ps = arg;
+    view p = {.w = w, .x = ps->x, .d = ps->x->d, .b = ps->b};
+    own o;
+    own_layout(&o, (char *)w->scratch + ps->x->own_offset, p.d);
+    bool few = ps->b->n_out <= NIB_FEW;
+    score(&p, ps->b->hidden, ps->b->n_out, few ? o.act : ps->x->act_memory, ps->b->logits);
+}
+
+void nib_decoder_head(const nib_decoder *x, nib_backend *be, float *hidden, int64_t n,
+                      float *logits) {
+    nib_batch b = {.hidden = hidden, .n_out = n, .logits = logits};
+    pass ps = {x, &b};
+    nib_backend_run(be, head_only, &ps);
 }

@@ -374,54 +374,87 @@ static nib_status need_head(const nib_engine *en, nib_error *e) {
                     en->m->info.name, en->m->info.arch);
 }
 
-/* Prefill in chunks; when 'each' is given, logits of every token, NIB_LOGIT_ROWS at a time. */
-static nib_status eval(nib_seq *s, const int32_t *ids, int64_t n, const float **logits,
-                       nib_logits_fn each, void *arg, nib_error *e) {
+/* Who wants logits of every token, and memory for it: a pass's hidden states, and logits of some of
+ * them at a time, so that the pass itself need not be cut so small. */
+typedef struct every {
+    nib_logits_fn each;
+    void *arg;
+    float *hidden, *logits;
+    int64_t rows; /* of logits */
+} every;
+
+static nib_status every_start(every *x, const nib_engine *en, int64_t n, nib_error *e) {
+    enum { SLAB = 32 << 20 };
+    size_t e_row = (size_t)en->m->desc.n_embd, v_row = (size_t)en->m->desc.n_vocab;
+    int64_t n_tok = NIB_MIN(en->batch, n), fit = (int64_t)(SLAB / sizeof(float) / v_row);
+    x->rows = NIB_MIN(NIB_MAX(fit, (int64_t)1), n_tok);
+    size_t floats = (size_t)n_tok * e_row + (size_t)x->rows * v_row;
+    x->hidden = nib_alloc(floats * sizeof(float));
+    if (!x->hidden) return nib_fail_nomem(e, floats * sizeof(float), "logits");
+    x->logits = x->hidden + (size_t)n_tok * e_row;
+    return NIB_OK;
+}
+
+static void every_show(const every *x, nib_engine *en, int64_t first, int64_t n) {
+    for (int64_t t = 0; t < n; t += x->rows) {
+        int64_t rows = NIB_MIN(x->rows, n - t);
+        nib_decoder_head(&en->dec, en->be, x->hidden + t * en->m->desc.n_embd, rows, x->logits);
+        for (int64_t i = 0; i < rows; i++)
+            x->each(x->arg, first + t + i, x->logits + i * en->m->desc.n_vocab);
+    }
+}
+
+/* Prefill in chunks; 'all' may be NULL. */
+static nib_status eval(nib_seq *s, const int32_t *ids, int64_t n, const float **logits, every *all,
+                       nib_error *e) {
     nib_engine *en = s->en;
     NIB_TRY(need_head(en, e));
     NIB_TRY(check_ids(en, ids, n, e));
     if (n <= 0) return nib_fail(e, NIB_ERR_ARGUMENT, "no tokens to evaluate");
-    NIB_TRY(grow(s, n, e));
-    int64_t step = each ? NIB_MIN(en->batch, en->logit_rows) : en->batch,
-            start = (int64_t)s->tokens.len;
-    for (int64_t i = 0; i < n; i += step) {
+    int64_t step = NIB_MIN(en->batch, n), start = (int64_t)s->tokens.len;
+    nib_status st = all ? every_start(all, en, n, e) : NIB_OK;
+    if (st == NIB_OK) st = grow(s, n, e);
+    for (int64_t i = 0; i < n && st == NIB_OK; i += step) {
         int64_t m = NIB_MIN(step, n - i);
         bool last = i + m == n;
         if (cancelled(en)) {
             nib_seq_rewind(s, (int64_t)s->tokens.len);
-            return nib_fail(e, NIB_ERR_CANCELLED, "interrupted after %lld of %lld tokens",
-                            (long long)i, (long long)n);
+            st = nib_fail(e, NIB_ERR_CANCELLED, "interrupted after %lld of %lld tokens",
+                          (long long)i, (long long)n);
+            break;
         }
         if (!nib_ids_append(&s->tokens, ids + i, (size_t)m)) {
             s->tokens.failed = false;
             nib_seq_rewind(s, start);
-            return nib_fail_nomem(e, (size_t)m * sizeof *ids, "tokens");
+            st = nib_fail_nomem(e, (size_t)m * sizeof *ids, "tokens");
+            break;
         }
         build x = {0};
         add_run(en, &x, s, start + i, ids + i, m);
-        if (each) {
+        if (all) {
             for (int64_t t = 0; t < m; t++) en->outputs[t] = t;
             x.b.n_out = m;
         } else if (last && logits) {
             en->outputs[0] = m - 1;
             x.b.n_out = 1;
         }
-        run(en, &x, NULL, x.b.n_out > 0);
-        for (int64_t t = 0; each && t < m; t++)
-            each(arg, i + t, en->logits + t * en->m->desc.n_vocab);
+        run(en, &x, all ? all->hidden : NULL, !all && x.b.n_out > 0);
+        if (all) every_show(all, en, i, m);
     }
-    if (logits) *logits = en->logits;
-    return NIB_OK;
+    if (all) nib_free(all->hidden);
+    if (st == NIB_OK && logits) *logits = en->logits;
+    return st;
 }
 
 nib_status nib_seq_eval(nib_seq *s, const int32_t *ids, int64_t n, const float **logits,
                         nib_error *e) {
-    return eval(s, ids, n, logits, NULL, NULL, e);
+    return eval(s, ids, n, logits, NULL, e);
 }
 
 nib_status nib_seq_eval_all(nib_seq *s, const int32_t *ids, int64_t n, nib_logits_fn each,
                             void *arg, nib_error *e) {
-    return eval(s, ids, n, NULL, each, arg, e);
+    every all = {.each = each, .arg = arg};
+    return eval(s, ids, n, NULL, &all, e);
 }
 
 nib_status nib_engine_step(nib_engine *en, nib_step *items, int n_items, nib_error *e) {
