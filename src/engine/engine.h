@@ -239,6 +239,8 @@ typedef struct nib_reply {
     const char *finish; /* "stop" | "length" | "time" | "sentences" | "interrupted" | "context" */
     int64_t n_prompt, n_cached,
         n_generated;     /* tokens: prompt in all, of it kept from before, generated */
+    int64_t n_thought;   /* of the generated, those of thoughts */
+    const char *stop;    /* the stop text that ended it; NULL: none did */
     int64_t n_dropped;   /* exchanges left out because the context is full */
     int64_t n_corrected; /* pieces that live correction changed */
     double prompt_seconds, generate_seconds, first_token_seconds;
@@ -347,6 +349,7 @@ typedef struct nib_request {
     nib_ids ids;
     bool go_on;      /* the reply continues the last message */
     bool no_cache;   /* compute the prompt anew */
+    bool dry;        /* READY is all that is wanted */
     int n;           /* replies; 0 is 1. With a seed the i-th has seed + i */
     int n_logprobs;  /* -1: none; else how many alternatives to each token */
     uint64_t client; /* whose it is, for fairness */

@@ -233,6 +233,10 @@ static nib_status digest(reply *r, size_t from, bool last, bool *rewritten) {
                                            r->answer.len, r->safe, last);
     r->safe = stop.safe;
     if (stop.stopped) {
+        for (const char *const *w = r->stops.strings; w && *w && !r->out.stop; w++)
+            if (r->answer.len - stop.safe >= strlen(*w) &&
+                memcmp(r->answer.data + stop.safe, *w, strlen(*w)) == 0)
+                r->out.stop = *w;
         r->answer.len = stop.safe;
         r->finish = stop.reason;
         r->stopped = last = true;
@@ -436,6 +440,7 @@ nib_status nib_gen_end(nib_gen *r, nib_reply *out, nib_error *e) {
         return nib_fail_nomem(e, 1, "a reply");
     r->out.generate_seconds = now_since(r) - r->began;
     r->out.finish = r->finish;
+    r->out.n_thought = r->n_thought;
     r->out.text = r->answer.data;
     r->out.thinking = r->thought.len ? r->thought.data : NULL;
     *out = r->out;

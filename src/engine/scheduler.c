@@ -252,7 +252,7 @@ static void *prepare_all(void *arg) {
                                                     : prepare(s, j, &n, &e);
         if (status == NIB_OK) tell(j, (nib_event){.kind = NIB_EVENT_READY, .n_prompt = n});
         pthread_mutex_lock(&s->lock);
-        if (status == NIB_OK) {
+        if (status == NIB_OK && !j->q->dry) {
             append(&s->ready, j);
             pthread_cond_signal(&s->work);
         } else {

@@ -55,6 +55,13 @@ void nib_said_line(nib_said *x) {
     nib_buf_clear(&x->out);
 }
 
+void nib_said_reply(nib_said *x) {
+    if (x->out.failed)
+        nib_http_error(x->r, 503, "out_of_memory", NULL, "out of memory for the reply");
+    else
+        nib_http_reply(x->r, 200, "application/json", x->out.data, x->out.len);
+}
+
 static void free_answer(nib_http *r) {
     nib_said *x = r->state;
     for (int i = 0; i < x->n; i++) {
@@ -69,6 +76,7 @@ static void free_answer(nib_http *r) {
     nib_free(x->vectors);
     nib_free(x->vector_tokens);
     nib_ask_free(&x->ask);
+    nib_messages_free(&x->messages);
     nib_buf_free(&x->out);
     nib_free(x);
 }
@@ -92,6 +100,8 @@ static void on_reply(nib_said *x, int index, const nib_reply *r) {
     c->finish = r->finish;
     c->n_cached = r->n_cached;
     c->n_generated = r->n_generated;
+    c->n_thought = r->n_thought;
+    if (r->stop) c->stop = nib_arena_strndup(&x->r->arena, r->stop, strlen(r->stop));
     c->prompt_seconds = r->prompt_seconds;
     c->generate_seconds = r->generate_seconds;
     c->first_token_seconds = r->first_token_seconds;
@@ -140,6 +150,12 @@ static void on_event(nib_http *r, const nib_event *ev) {
 }
 
 void nib_said_start(nib_http *r, nib_ask *ask, const nib_voice *voice, const char *id_prefix) {
+    nib_messages none = {0};
+    nib_said_start_with(r, ask, voice, id_prefix, &none);
+}
+
+void nib_said_start_with(nib_http *r, nib_ask *ask, const nib_voice *voice, const char *id_prefix,
+                         nib_messages *messages) {
     nib_said *x = nib_calloc(1, sizeof *x);
     size_t n = ask->q->n_texts ? ask->q->n_texts : (size_t)ask->n;
     bool ok = x && (x->choices = nib_calloc(n, sizeof *x->choices));
@@ -152,11 +168,13 @@ void nib_said_start(nib_http *r, nib_ask *ask, const nib_voice *voice, const cha
             nib_free(x->vectors);
         }
         nib_free(x);
+        nib_messages_free(messages);
         nib_ask_free(ask);
         nib_http_error(r, 503, "out_of_memory", NULL, "out of memory for the request");
         return;
     }
     x->r = r;
+    x->messages = *messages;
     x->ask = *ask;
     x->voice = voice;
     x->n = (int)n;
@@ -166,7 +184,7 @@ void nib_said_start(nib_http *r, nib_ask *ask, const nib_voice *voice, const cha
     nib_request *q = x->ask.q;
     q->n = x->n;
     x->ask.q = NULL; /* the scheduler's from here on */
-    if (!x->ask.model) x->ask.model = nib_server_model_name(r->server);
+    x->ask.model = nib_server_model_name(r->server);
     x->n_embd = (size_t)nib_model_get_info(nib_sched_model(nib_server_sched(r->server)))->n_embd;
     r->state = x;
     r->on_gone = free_answer;

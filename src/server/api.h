@@ -21,12 +21,10 @@ typedef struct nib_ask {
     /* limits */
     int64_t max_tokens;
     int max_messages;
-    /* an API's own */
-    const char *text, *previous, *instructions;
-    bool store, think_asked;
-    double keep_alive;
-    json_t *input;
-    int64_t format;
+    /* of single APIs */
+    const char *system, *previous; /* a system text beside the messages; an earlier response's id */
+    bool store;
+    json_t *metadata;
 } nib_ask;
 
 typedef enum nib_field_kind {
@@ -92,6 +90,8 @@ nib_status nib_expected(const char *name, const char *what, const json_t *found,
 /* Adds a message; system ones before all others join the system text. */
 nib_status nib_add_message(nib_ask *a, const char *role, const char *text, const char *thinking,
                            nib_error *e);
+/* A system text before the one there is. */
+nib_status nib_prepend_system(nib_ask *a, const char *text, nib_error *e);
 /* A copy for q; NULL when out of memory. */
 char *nib_keep_text(nib_ask *a, const char *p, size_t n);
 
@@ -104,7 +104,8 @@ typedef struct nib_choice {
     nib_buf text, thinking, odds; /* odds: JSON, as the voice writes it */
     nib_buf unsent_odds;
     const char *finish; /* NULL: goes on */
-    int64_t n_cached, n_generated;
+    int64_t n_cached, n_generated, n_thought;
+    const char *stop; /* the stop text that ended it, in r's arena; or NULL */
     double prompt_seconds, generate_seconds, first_token_seconds;
     uint64_t seed;
     bool spoke, thought; /* something was streamed of either */
@@ -134,19 +135,26 @@ struct nib_said {
     double start;
     int64_t created;
     char id[48];
-    void *own; /* the API's, in the arena of r */
+    int part,
+        n_parts; /* for voices that stream in parts: the kind of the open one, how many before */
+    int64_t n_events; /* for voices that number them */
     nib_buf out;
-    float **vectors; /* [n][n_embd] */
+    nib_messages messages; /* what a voice wants to remember */
+    float **vectors;       /* [n][n_embd] */
     size_t n_embd;
     int64_t *vector_tokens;
 };
 /* Takes over the ask and answers it. id_prefix: "chatcmpl-". */
 void nib_said_start(nib_http *r, nib_ask *ask, const nib_voice *voice, const char *id_prefix);
+/* The same, and takes over messages, for the voice: x->messages. */
+void nib_said_start_with(nib_http *r, nib_ask *ask, const nib_voice *voice, const char *id_prefix,
+                         nib_messages *messages);
 /* The whole way of most endpoints: body, ask, answer. */
 void nib_api_read(nib_http *r, nib_read_fn read, const nib_voice *v, const char *id_prefix);
 /* Sends what is in x->out: as an SSE event, or as a line; and clears it. */
 void nib_said_sse(nib_said *x, const char *event);
 void nib_said_line(nib_said *x);
+void nib_said_reply(nib_said *x); /* sends x->out as the whole reply */
 int64_t nib_said_generated(const nib_said *x);
 int64_t nib_said_cached(const nib_said *x);
 /* "stop" or "length", as most APIs say it. */
@@ -156,4 +164,10 @@ void nib_make_id(char *out, size_t n, const char *prefix);
 void nib_put_time(nib_buf *b);
 const nib_tokenizer *nib_said_tokenizer(const nib_said *x);
 void nib_put_token_text(nib_buf *b, const nib_tokenizer *t, int32_t id); /* a JSON string */
+
+/* Readers, for the fuzzer; each API's own file. */
+nib_status nib_anthropic_read(nib_ask *a, const json_t *body, nib_error *e);
+nib_status nib_ollama_chat_read(nib_ask *a, const json_t *body, nib_error *e);
+nib_status nib_ollama_generate_read(nib_ask *a, const json_t *body, nib_error *e);
+nib_status nib_llama_completion_read(nib_ask *a, const json_t *body, nib_error *e);
 #endif

@@ -241,14 +241,7 @@ static void whole(nib_said *x) {
     nib_buf_puts(b, "],");
     nib_openai_put_usage(x, b);
     nib_buf_puts(b, "}");
-    nib_openai_reply(x);
-}
-
-void nib_openai_reply(nib_said *x) {
-    if (x->out.failed)
-        nib_http_error(x->r, 503, "out_of_memory", NULL, "out of memory for the reply");
-    else
-        nib_http_reply(x->r, 200, "application/json", x->out.data, x->out.len);
+    nib_said_reply(x);
 }
 
 static const nib_voice voice = {.stream_type = "text/event-stream",

@@ -108,9 +108,9 @@ bool nib_ask_init(nib_ask *a, nib_http *r) {
 
 void nib_ask_free(nib_ask *a) {
     nib_request_free(a->q);
-    json_decref(a->input);
+    json_decref(a->metadata);
     a->q = NULL;
-    a->input = NULL;
+    a->metadata = NULL;
 }
 
 /* ---- sampling ---- */
@@ -260,6 +260,16 @@ nib_status nib_add_message(nib_ask *a, const char *role, const char *text, const
     q->p.system = joined.failed ? NULL : nib_keep_text(a, joined.data, joined.len);
     nib_buf_free(&joined);
     return q->p.system ? NIB_OK : nib_fail_nomem(e, strlen(text), "a system text");
+}
+
+nib_status nib_prepend_system(nib_ask *a, const char *text, nib_error *e) {
+    nib_buf joined = {0};
+    nib_buf_puts(&joined, text);
+    if (a->q->p.system) nib_buf_printf(&joined, "\n\n%s", a->q->p.system);
+    a->q->p.system =
+        joined.failed ? NULL : nib_keep_text(a, joined.data ? joined.data : "", joined.len);
+    nib_buf_free(&joined);
+    return a->q->p.system ? NIB_OK : nib_fail_nomem(e, strlen(text), "a system text");
 }
 
 static nib_status read_message(nib_ask *a, size_t i, const json_t *m, nib_error *e) {

@@ -23,7 +23,14 @@ struct nib_mail {
     nib_reply reply;
     nib_error error;
     void *data; /* texts, odds or vector */
+    char *stop;
 };
+
+static void mail_free(nib_mail *m) {
+    nib_free(m->data);
+    nib_free(m->stop);
+    nib_free(m);
+}
 
 static char *joined(const char *a, size_t n, const char *b, size_t m) {
     char *p = nib_alloc(n + m + 2);
@@ -55,8 +62,10 @@ static nib_mail *copy(nib_box *box, const nib_event *ev) {
     }
     if (ev->reply) {
         const char *think = ev->reply->thinking ? ev->reply->thinking : "";
+        if (ev->reply->stop) m->stop = nib_strdup(ev->reply->stop);
         m->reply = *ev->reply;
         m->ev.reply = &m->reply;
+        m->reply.stop = m->stop;
         m->data = joined(ev->reply->text, strlen(ev->reply->text), think, strlen(think));
         ok = (m->reply.text = m->data) != NULL;
         if (ok && ev->reply->thinking)
@@ -72,8 +81,7 @@ static nib_mail *copy(nib_box *box, const nib_event *ev) {
         if (ok) m->ev.vector = memcpy(m->data, ev->vector, bytes);
     }
     if (ok) return m;
-    nib_free(m->data);
-    nib_free(m);
+    mail_free(m);
     return NULL;
 }
 
@@ -122,8 +130,7 @@ void nib_mail_deliver(nib_server *s) {
             nib_job_release(box->job);
             nib_free(box);
         }
-        nib_free(m->data);
-        nib_free(m);
+        mail_free(m);
         m = next;
     }
 }

@@ -1,0 +1,313 @@
+/* llama.cpp's own endpoints: /props, /slots, /tokenize, /detokenize, /apply-template, /completion.
+ */
+#include "server/api.h"
+
+static const nib_model *model_of(nib_http *r) {
+    return nib_sched_model(nib_server_sched(r->server));
+}
+
+/* ---- what runs ---- */
+
+static json_t *token_text(const nib_tokenizer *t, int32_t id) {
+    nib_str s = id >= 0 ? nib_token_text(t, id) : (nib_str){0};
+    json_t *v = json_stringn(s.p ? s.p : "", s.n);
+    return v ? v : json_string("");
+}
+
+static json_t *sampling(nib_http *r) {
+    const nib_sample_params p = nib_model_sampling(model_of(r));
+    const nib_server_params *sp = nib_server_params_of(r->server);
+    return json_pack("{s:f, s:i, s:f, s:f, s:f, s:f, s:i, s:f, s:f, s:I}", "temperature",
+                     (double)p.temperature, "top_k", (int)p.top_k, "top_p", (double)p.top_p,
+                     "min_p", (double)p.min_p, "typical_p", (double)p.typical_p, "repeat_penalty",
+                     (double)p.repeat_penalty, "repeat_last_n", (int)p.penalty_window,
+                     "presence_penalty", (double)p.presence_penalty, "frequency_penalty",
+                     (double)p.frequency_penalty, "n_predict", (json_int_t)sp->max_tokens);
+}
+
+void nib_get_llama_props(nib_http *r) {
+    nib_sched *s = nib_server_sched(r->server);
+    const nib_model_info *info = nib_model_get_info(model_of(r));
+    const nib_tokenizer *t = nib_model_tokenizer(model_of(r));
+    const nib_tokenizer_info *ti = nib_tokenizer_get_info(t);
+    nib_sched_stats st;
+    nib_sched_get_stats(s, &st);
+    nib_http_json_reply(
+        r, 200,
+        json_pack("{s:{s:o, s:I}, s:i, s:s, s:s, s:s, s:o, s:o, s:s, s:{s:b, s:b}}",
+                  "default_generation_settings", "params", sampling(r), "n_ctx",
+                  (json_int_t)nib_sched_n_ctx(s), "total_slots", st.n_slots, "model_alias",
+                  nib_server_model_name(r->server), "model_path", info->path, "chat_template",
+                  info->chat_template ? info->chat_template : "", "bos_token",
+                  token_text(t, ti->bos), "eos_token", token_text(t, ti->eos), "build_info",
+                  nib_version(), "modalities", "vision", false, "audio", false));
+}
+
+void nib_get_llama_slots(nib_http *r) {
+    nib_sched *s = nib_server_sched(r->server);
+    json_t *list = json_array();
+    nib_slot_info x;
+    bool any = false;
+    for (int i = 0; nib_sched_slot(s, i, &x); i++) {
+        any |= !x.busy;
+        json_array_append_new(list,
+                              json_pack("{s:i, s:I, s:b, s:I, s:I, s:I, s:I}", "id", i, "n_ctx",
+                                        (json_int_t)nib_sched_n_ctx(s), "is_processing", x.busy,
+                                        "id_task", x.busy ? (json_int_t)x.job : -1, "n_prompt",
+                                        (json_int_t)x.n_prompt, "n_past", (json_int_t)x.n_held,
+                                        "n_decoded", (json_int_t)x.n_generated));
+    }
+    if (!any && nib_http_query(r, "fail_on_no_slot")) {
+        json_decref(list);
+        nib_http_error(r, 503, "no_slot", NULL, "no slot available");
+        return;
+    }
+    nib_http_json_reply(r, 200, list);
+}
+
+/* ---- text and tokens ---- */
+
+enum { MAX_TEXT = 1 << 20 /* what is tokenised on the I/O thread: some tens of milliseconds */ };
+
+static bool flag(const json_t *body, const char *name, bool fallback) {
+    const json_t *v = json_object_get(body, name);
+    return v ? json_is_true(v) : fallback;
+}
+
+void nib_post_llama_tokenize(nib_http *r) {
+    const json_t *body = nib_http_json(r), *text = json_object_get(body, "content");
+    nib_error e;
+    if (!body) return;
+    if (!json_is_string(text)) {
+        nib_http_error(r, 400, "invalid_value", "content", "'content': expected a string");
+        return;
+    }
+    if (json_string_length(text) > MAX_TEXT) {
+        nib_http_error(r, 413, "request_too_large", "content", "'content': at most %d bytes",
+                       (int)MAX_TEXT);
+        return;
+    }
+    const nib_tokenizer *t = nib_model_tokenizer(model_of(r));
+    unsigned flags = (flag(body, "add_special", false) ? NIB_TOK_SPECIAL : 0u) |
+                     (flag(body, "parse_special", true) ? NIB_TOK_PARSE : 0u);
+    nib_ids ids = {0};
+    nib_buf b = {0};
+    nib_status s =
+        nib_tokenize(t, json_string_value(text), json_string_length(text), flags, &ids, &e);
+    nib_buf_puts(&b, "{\"tokens\":[");
+    bool pieces = flag(body, "with_pieces", false);
+    for (size_t i = 0; s == NIB_OK && i < ids.len; i++) {
+        if (i) nib_buf_puts(&b, ",");
+        nib_buf_printf(&b, pieces ? "{\"id\":%d,\"piece\":" : "%d", (int)ids.data[i]);
+        if (pieces) nib_put_token_text(&b, t, ids.data[i]);
+        if (pieces) nib_buf_puts(&b, "}");
+    }
+    nib_buf_puts(&b, "]}");
+    if (s == NIB_OK)
+        nib_http_reply(r, 200, "application/json", b.data, b.len);
+    else
+        nib_http_fail(r, &e, "content");
+    nib_ids_free(&ids);
+    nib_buf_free(&b);
+}
+
+void nib_post_llama_detokenize(nib_http *r) {
+    const json_t *body = nib_http_json(r), *list = json_object_get(body, "tokens");
+    nib_error e;
+    if (!body) return;
+    nib_ids ids = {0};
+    nib_buf text = {0}, b = {0};
+    nib_status s = json_is_array(list)
+                       ? NIB_OK
+                       : nib_fail(&e, NIB_ERR_ARGUMENT, "'tokens': expected a list of token ids");
+    int64_t n_vocab = nib_model_get_info(model_of(r))->n_vocab;
+    for (size_t i = 0; s == NIB_OK && i < json_array_size(list); i++) {
+        const json_t *v = json_array_get(list, i);
+        json_int_t id = json_integer_value(v);
+        if (!json_is_integer(v) || id < 0 || id >= n_vocab)
+            s = nib_fail(&e, NIB_ERR_ARGUMENT, "'tokens': expected ids from 0 to %lld",
+                         (long long)n_vocab - 1);
+        else if (!nib_ids_push(&ids, (int32_t)id))
+            s = nib_fail_nomem(&e, i, "tokens");
+    }
+    if (s == NIB_OK)
+        s = nib_detokenize(nib_model_tokenizer(model_of(r)), ids.data, ids.len, true, &text, &e);
+    nib_buf_puts(&b, "{\"content\":");
+    nib_put_json(&b, text.len ? text.data : "", text.len);
+    nib_buf_puts(&b, "}");
+    if (s == NIB_OK)
+        nib_http_reply(r, 200, "application/json", b.data, b.len);
+    else
+        nib_http_fail(r, &e, "tokens");
+    nib_ids_free(&ids);
+    nib_buf_free(&text);
+    nib_buf_free(&b);
+}
+
+void nib_post_llama_template(nib_http *r) {
+    /* clang-format off */
+    static const nib_field fields[] = {
+        NIB_TEXT("model", model),
+        NIB_CALL("messages", nib_set_messages),
+        NIB_CALL("chat_template_kwargs", nib_set_template_kwargs),
+        NIB_FIELDS_END
+    };
+    /* clang-format on */
+    const nib_field *const tables[] = {fields, NULL};
+    const json_t *body = nib_http_json(r);
+    nib_ask a;
+    nib_error e;
+    nib_rendered text = {0};
+    nib_buf b = {0};
+    if (!body || !nib_ask_init(&a, r)) return;
+    nib_status s = nib_fields_read(&a, body, tables, &e);
+    if (s == NIB_OK && !a.q->messages.n)
+        s = nib_fail(&e, NIB_ERR_ARGUMENT, "'messages': expected a list of messages");
+    nib_prompt p = {.model = model_of(r),
+                    .tmpl = nib_sched_template(nib_server_sched(r->server)),
+                    .p = &a.q->p,
+                    .messages = &a.q->messages};
+    if (s == NIB_OK) s = nib_prompt_render(&p, &text, &e);
+    nib_buf_puts(&b, "{\"prompt\":");
+    nib_put_json(&b, text.text.len ? text.text.data : "", text.text.len);
+    nib_buf_puts(&b, "}");
+    if (s == NIB_OK)
+        nib_http_reply(r, 200, "application/json", b.data, b.len);
+    else
+        nib_http_fail(r, &e, a.param);
+    nib_rendered_free(&text);
+    nib_buf_free(&b);
+    nib_ask_free(&a);
+}
+
+/* ---- /completion ---- */
+
+static nib_status set_predict(nib_ask *a, const char *name, const json_t *v, nib_error *e) {
+    if (json_is_integer(v) && json_integer_value(v) < 0) return NIB_OK;
+    return nib_set_max_tokens(a, name, v, e);
+}
+static nib_status set_cache(nib_ask *a, const char *name, const json_t *v, nib_error *e) {
+    if (!json_is_boolean(v)) return nib_expected(name, "true or false", v, e);
+    a->q->no_cache = json_is_false(v);
+    return NIB_OK;
+}
+static nib_status set_ignore_end(nib_ask *a, const char *name, const json_t *v, nib_error *e) {
+    if (!json_is_boolean(v)) return nib_expected(name, "true or false", v, e);
+    a->q->p.ignore_end = json_is_true(v);
+    return NIB_OK;
+}
+
+/* clang-format off */
+static const nib_field completion_fields[] = {
+    NIB_TEXT("model", model),
+    NIB_CALL("prompt", nib_set_prompt),
+    NIB_SWITCH("stream", stream),
+    NIB_CALL("n_predict", set_predict),
+    NIB_CALL("max_tokens", set_predict),
+    NIB_CALL("stop", nib_set_stop),
+    NIB_CALL("cache_prompt", set_cache),
+    NIB_CALL("ignore_eos", set_ignore_end),
+    NIB_WHOLE("n_probs", top_logprobs, 0, NIB_ODDS_MAX),
+    NIB_IGNORE("id_slot"),
+    NIB_IGNORE("timings_per_token"),
+    NIB_IGNORE("n_keep"),
+    NIB_REFUSE("grammar"),
+    NIB_REFUSE("json_schema"),
+    NIB_REFUSE("lora"),
+    NIB_REFUSE("samplers"),
+    NIB_FIELDS_END
+};
+/* clang-format on */
+
+nib_status nib_llama_completion_read(nib_ask *a, const json_t *body, nib_error *e) {
+    const nib_field *const tables[] = {completion_fields, nib_sampling_fields, NULL};
+    a->q->p.raw = true;
+    a->q->p.parse_special = true; /* as /apply-template writes them */
+    NIB_TRY(nib_fields_read(a, body, tables, e));
+    a->q->n_logprobs = a->top_logprobs ? (int)a->top_logprobs : -1;
+    if (json_object_get(body, "prompt")) return NIB_OK;
+    a->param = "prompt";
+    return nib_fail(e, NIB_ERR_ARGUMENT, "'prompt': expected a text to continue, found none");
+}
+
+static void on_odds(nib_said *x, int index, const nib_odds *o) {
+    nib_choice *c = &x->choices[index];
+    const nib_tokenizer *t = nib_said_tokenizer(x);
+    nib_buf *b = x->ask.stream ? &c->unsent_odds : &c->odds;
+    nib_buf_printf(b, "%s{\"id\":%d,\"token\":", b->len ? "," : "", (int)o->token);
+    nib_put_token_text(b, t, o->token);
+    nib_buf_printf(b, ",\"logprob\":%.9g,\"top_logprobs\":[", o->logprob);
+    for (int i = 0; i < o->n_top; i++) {
+        nib_buf_printf(b, "%s{\"id\":%d,\"token\":", i ? "," : "", (int)o->top[i].token);
+        nib_put_token_text(b, t, o->top[i].token);
+        nib_buf_printf(b, ",\"logprob\":%.9g}", o->top[i].logprob);
+    }
+    nib_buf_puts(b, "]}");
+}
+
+static void put(nib_said *x, const char *text, size_t n, nib_buf *odds, bool stop) {
+    nib_buf *b = &x->out;
+    nib_buf_puts(b, "{\"index\":0,\"content\":");
+    nib_put_json(b, text, n);
+    if (odds->len) nib_buf_printf(b, ",\"completion_probabilities\":[%s]", odds->data);
+    nib_buf_clear(odds);
+    nib_buf_printf(b, ",\"stop\":%s,\"tokens_evaluated\":%lld", stop ? "true" : "false",
+                   (long long)x->n_prompt);
+}
+
+static void put_end(nib_said *x) {
+    nib_buf *b = &x->out;
+    const nib_choice *c = &x->choices[0];
+    const char *finish = c->finish ? c->finish : "stop";
+    double ms = c->generate_seconds * 1e3, prompt_ms = c->prompt_seconds * 1e3;
+    int64_t n = x->n_prompt - c->n_cached;
+    nib_buf_puts(b, ",\"model\":");
+    nib_put_json(b, x->ask.model, strlen(x->ask.model));
+    nib_buf_printf(b, ",\"tokens_predicted\":%lld,\"tokens_cached\":%lld,\"truncated\":false,",
+                   (long long)c->n_generated, (long long)c->n_cached);
+    nib_buf_printf(b, "\"stop_type\":\"%s\",\"stopping_word\":",
+                   c->stop                       ? "word"
+                   : strcmp(finish, "stop") == 0 ? "eos"
+                                                 : "limit");
+    nib_put_json(b, c->stop ? c->stop : "", c->stop ? strlen(c->stop) : 0);
+    nib_buf_printf(b,
+                   ",\"timings\":{\"cache_n\":%lld,\"prompt_n\":%lld,\"prompt_ms\":%.3f,"
+                   "\"prompt_per_second\":%.3f,\"predicted_n\":%lld,\"predicted_ms\":%.3f,"
+                   "\"predicted_per_second\":%.3f}}",
+                   (long long)c->n_cached, (long long)n, prompt_ms,
+                   prompt_ms > 0 ? (double)n / prompt_ms * 1e3 : 0, (long long)c->n_generated, ms,
+                   ms > 0 ? (double)c->n_generated / ms * 1e3 : 0);
+}
+
+static void piece(nib_said *x, int index, const nib_piece *p) {
+    put(x, p->text, p->len, &x->choices[index].unsent_odds, false);
+    nib_buf_puts(&x->out, "}");
+    nib_said_sse(x, NULL);
+}
+static void end(nib_said *x) {
+    put(x, "", 0, &x->choices[0].unsent_odds, true);
+    put_end(x);
+    nib_said_sse(x, NULL);
+}
+static void whole(nib_said *x) {
+    nib_choice *c = &x->choices[0];
+    put(x, c->text.len ? c->text.data : "", c->text.len, &c->odds, true);
+    put_end(x);
+    nib_said_reply(x);
+}
+static void failed(nib_said *x, const nib_error *e) {
+    const char *code;
+    int status = nib_http_status_of(e, &code);
+    nib_http_error_body(NIB_OPENAI, status, code, NULL, e->message, &x->out);
+    nib_said_sse(x, NULL);
+}
+
+void nib_post_llama_completion(nib_http *r) {
+    static const nib_voice voice = {.stream_type = "text/event-stream",
+                                    .piece = piece,
+                                    .odds = on_odds,
+                                    .end = end,
+                                    .whole = whole,
+                                    .failed = failed};
+    nib_api_read(r, nib_llama_completion_read, &voice, "");
+}
