@@ -6,9 +6,9 @@
  * Q2_K and Q3_K need the low bytes only, with sign.
  *
  * A block of two panels is expanded into the first cache (16 KiB: 4 tiles of 16 rows x 64 columns,
- * times low and high, times two panels); tokens pass over it 16 at a time. While the tiles multiply
- * 16 tokens, the vector units turn the sums of the 16 before into floats: the two run side by side
- * only because their instructions are mixed here. */
+ * times low and high, times two panels); tokens pass over it 16 at a time. Tiles and vector units
+ * work side by side only where their instructions are mixed and nothing waits for a product just
+ * begun: hence the pipeline in pass(). */
 #include "kernels/x86_amx_mm.h"
 #include "kernels/internal.h"
 
@@ -42,94 +42,128 @@ INLINE void expand(nib_dtype t, const uint8_t *p, const uint8_t *s, block *o) {
     if (has_min(t)) _mm512_store_ps(o->m, super_m(s));
 }
 
-/* The sums of NT tokens: low and high, [panel][token][16 rows]. */
+/* The sums of one panel and NT tokens. */
 typedef struct sums {
-    _Alignas(64) int32_t low[2][NT][NIB_PANEL], high[2][NT][NIB_PANEL];
+    _Alignas(64) int32_t low[NT][NIB_PANEL], high[NT][NIB_PANEL];
 } sums;
 
 typedef struct job {
-    const block *w; /* two */
+    const block *w;
     const nib_act *a;
-    int64_t b;
-    float *acc; /* [T][2][16] */
+    int64_t b;         /* which block of the rows */
+    int nr;            /* panels */
+    __mmask16 rows[2]; /* of each */
+    float *acc;        /* [T][2][16] */
+    float *y;          /* where they go from the last block on */
+    int64_t ldy;
+    bool first, last;
 } job;
 
-/* 64 columns of 16 tokens; q: theirs. */
-INLINE void multiply(bool both, const block *w, int i, const int8_t *q) {
-    TILE_LOAD(4, q, 64);
-    TILE_LOAD(5, w[0].low[i], 64);
-    if (both) {
-        TILE_DOT_U(0, 4, 5);
-        TILE_LOAD(6, w[0].high[i], 64);
-        TILE_DOT(1, 4, 6);
-        TILE_LOAD(7, w[1].low[i], 64);
-        TILE_DOT_U(2, 4, 7);
-        TILE_LOAD(5, w[1].high[i], 64);
-        TILE_DOT(3, 4, 5);
+/* A unit is one panel and 16 tokens. Even units multiply into tiles 0 and 1, odd ones into 2 and 3.
+ */
+INLINE void clear(bool both, bool odd) {
+    if (odd) {
+        TILE_ZERO(2);
+        if (both) TILE_ZERO(3);
     } else {
-        TILE_DOT(0, 4, 5);
-        TILE_LOAD(7, w[1].low[i], 64);
-        TILE_DOT(2, 4, 7);
+        TILE_ZERO(0);
+        if (both) TILE_ZERO(1);
+    }
+}
+/* 64 columns; q: those of 16 tokens. */
+INLINE void multiply(bool both, bool odd, const block *w, int i, const int8_t *q) {
+    TILE_LOAD(4, q, 64);
+    TILE_LOAD(5, w->low[i], 64);
+    if (!both) {
+        if (odd)
+            TILE_DOT(2, 4, 5);
+        else
+            TILE_DOT(0, 4, 5);
+        return;
+    }
+    TILE_LOAD(6, w->high[i], 64);
+    if (odd) {
+        TILE_DOT_U(2, 4, 5);
+        TILE_DOT(3, 4, 6);
+    } else {
+        TILE_DOT_U(0, 4, 5);
+        TILE_DOT(1, 4, 6);
+    }
+}
+INLINE void keep(bool both, bool odd, sums *to) {
+    if (odd) {
+        TILE_STORE(2, to->low);
+        if (both) TILE_STORE(3, to->high);
+    } else {
+        TILE_STORE(0, to->low);
+        if (both) TILE_STORE(1, to->high);
     }
 }
 
-/* The sums of tokens [i, i + n) of the 16 from t0 on go into acc. */
-INLINE void add(bool both, int n_min, const job *o, const sums *sum, int64_t t0, int i, int n) {
-    const block *w = o->w;
+/* The sums of tokens [i, i + n) of the 16 from t0 on, and panel r, become floats. */
+INLINE void add(bool both, int n_min, const job *o, const sums *sum, int64_t t0, int r, int i,
+                int n) {
     const nib_act *a = o->a;
     int64_t at = o->b * a->n_tok + t0;
     const int16_t *ks = n_min == 8 ? a->ks16 + at * 16 : a->ks32 + at * 8;
-    float *acc = o->acc + t0 * 2 * NIB_PANEL;
+    const float *d = a->kd + at, *acc = o->acc + (t0 * 2 + r) * NIB_PANEL;
+    bool out = o->last && t0 + NT <= a->n_tok;
+    float *to = out ? o->y + t0 * o->ldy + r * NIB_PANEL : (float *)(uintptr_t)acc;
+    int64_t ld = out ? o->ldy : 2 * NIB_PANEL;
+    __mmask16 before = o->first ? 0 : 0xffff, rows = o->rows[r];
+    __m512i min[8];
+    UNROLL
+    for (int j = 0; j < n_min; j++) min[j] = _mm512_load_si512(o->w[r].min[j]);
+    __m512 s = _mm512_load_ps(o->w[r].s), m = _mm512_load_ps(o->w[r].m);
     UNROLL
     for (int t = i; t < i + n; t++) {
-        __m512 d = _mm512_set1_ps(a->kd[at + t]);
-        __m512i imin[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
-        UNROLL
-        for (int j = 0; j < n_min; j++) {
-            __m512i x = bcast32(ks + t * 2 * n_min + 2 * j);
-            imin[0] = dpwssd(imin[0], _mm512_load_si512(w[0].min[j]), x);
-            imin[1] = dpwssd(imin[1], _mm512_load_si512(w[1].min[j]), x);
+        __m512i isum = _mm512_load_si512(sum->low[t]);
+        if (both)
+            isum = _mm512_add_epi32(isum, _mm512_slli_epi32(_mm512_load_si512(sum->high[t]), 8));
+        __m512 v = _mm512_mul_ps(_mm512_cvtepi32_ps(isum), s);
+        if (n_min) {
+            __m512i imin = _mm512_setzero_si512();
+            UNROLL
+            for (int j = 0; j < n_min; j++)
+                imin = dpwssd_each(imin, min[j], ks + t * 2 * n_min + 2 * j);
+            v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(imin), m, v);
         }
-        UNROLL
-        for (int r = 0; r < 2; r++) {
-            __m512i isum = _mm512_load_si512(sum->low[r][t]);
-            if (both)
-                isum = _mm512_add_epi32(isum,
-                                        _mm512_slli_epi32(_mm512_load_si512(sum->high[r][t]), 8));
-            __m512 v = _mm512_mul_ps(_mm512_cvtepi32_ps(isum), _mm512_load_ps(w[r].s));
-            if (n_min) v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(imin[r]), _mm512_load_ps(w[r].m), v);
-            float *to = acc + t * 32 + r * NIB_PANEL;
-            _mm512_store_ps(to, _mm512_fmadd_ps(v, d, _mm512_load_ps(to)));
-        }
+        v = _mm512_fmadd_ps(v, _mm512_set1_ps(d[t]),
+                            _mm512_maskz_load_ps(before, acc + t * 2 * NIB_PANEL));
+        _mm512_mask_storeu_ps(to + t * ld, rows, v);
+        fetch_to_write(to + (t + NT) * ld); /* rows of y are far apart, and not in the cache */
     }
 }
 
-/* One block of two panels and all tokens. */
+/* One block of the panels and all tokens. Sums of a unit are stored while the next multiplies and
+ * turned into floats while the one after that does. */
 INLINE void pass(bool both, int n_min, const job *o) {
     sums sum[2];
-    int64_t n_tok = o->a->n_tok, n = (n_tok + NT - 1) / NT;
-    const int8_t *q = o->a->kq + o->b * 4 * n_tok * 64;
-    for (int64_t i = 0; i <= n; i++, q += NT * 64) {
-        sums *to = &sum[i % 2];
-        const sums *from = &sum[(i + 1) % 2];
-        if (i < n) {
-            TILE_ZERO(0);
-            TILE_ZERO(2);
-            if (both) {
-                TILE_ZERO(1);
-                TILE_ZERO(3);
+    const nib_act *a = o->a;
+    int64_t step = a->n_tok * 64, n = (a->n_tok + NT - 1) / NT * o->nr;
+    const int8_t *q = a->kq + o->b * 4 * step;
+    const int8_t *from = q;
+    int64_t t0 = 0; /* of the unit that is turned into floats, and its panel */
+    int r = 0, rq = 0;
+    for (int64_t u = 0; u < n + 2; u += 2) {
+        UNROLL
+        for (int odd = 0; odd < 2; odd++) {
+            const block *w = o->w + rq;
+            bool more = u + odd < n, old = u + odd >= 2 && u + odd < n + 2;
+            if (more) {
+                clear(both, odd);
+                multiply(both, odd, w, 0, from);
             }
-        }
-        for (int j = 0; j < 4; j++) {
-            if (i < n) multiply(both, o->w, j, q + j * n_tok * 64);
-            if (i) add(both, n_min, o, from, (i - 1) * NT, 4 * j, 4);
-        }
-        if (i == n) break;
-        TILE_STORE(0, to->low[0]);
-        TILE_STORE(2, to->low[1]);
-        if (both) {
-            TILE_STORE(1, to->high[0]);
-            TILE_STORE(3, to->high[1]);
+            if (old) add(both, n_min, o, &sum[odd], t0, r, 0, 4);
+            if (more) multiply(both, odd, w, 1, from + step);
+            if (old) add(both, n_min, o, &sum[odd], t0, r, 4, 4);
+            if (u + odd >= 1 && u + odd <= n) keep(both, !odd, &sum[!odd]);
+            if (more) multiply(both, odd, w, 2, from + 2 * step);
+            if (old) add(both, n_min, o, &sum[odd], t0, r, 8, 4);
+            if (more) multiply(both, odd, w, 3, from + 3 * step);
+            if (old) add(both, n_min, o, &sum[odd], t0, r, 12, 4);
+            if (++rq == o->nr) rq = 0, from += NT * 64;
+            if (old && ++r == o->nr) r = 0, t0 += NT;
         }
     }
 }
@@ -172,24 +206,30 @@ void nib_amx_mm_k(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, fl
                   void *scratch) {
     const mm_format *f = nib_mm_format(w->dtype);
     block *blocks = nib_mm_work(w, scratch);
-    job o = {.w = blocks, .a = a, .acc = nib_mm_sums(w, scratch)};
+    job o = {.w = blocks, .a = a, .acc = nib_mm_sums(w, scratch), .ldy = ldy};
     int together = w->packed ? 2 : 1;
+    int64_t n_blocks = w->k / 256;
     configure();
     for (int64_t p = p0; p < p1; p += together) {
-        int nr = (int)NIB_MIN(together, p1 - p);
+        o.nr = (int)NIB_MIN(together, p1 - p);
+        o.y = y + p * NIB_PANEL;
         const uint8_t *panel[2];
-        for (int r = 0; r < nr; r++) panel[r] = nib_mm_panel(w, p + r, scratch);
-        memset(o.acc, 0, sizeof(float) * (size_t)(a->n_tok * 2 * NIB_PANEL));
-        for (o.b = 0; o.b < w->k / 256; o.b++) {
-            /* a lone panel is multiplied twice: rare, and not worth code of its own */
-            for (int r = 0; r < 2; r++)
-                expanders[w->dtype](panel[r % nr] + (size_t)o.b * 8 * f->code_bytes,
-                                    panel[r % nr] + (size_t)(w->k / 32) * f->code_bytes +
+        for (int r = 0; r < o.nr; r++) {
+            panel[r] = nib_mm_panel(w, p + r, scratch);
+            o.rows[r] = (__mmask16)((1u << nib_mm_rows(w, p + r)) - 1);
+        }
+        for (o.b = 0; o.b < n_blocks; o.b++) {
+            for (int r = 0; r < o.nr; r++)
+                expanders[w->dtype](panel[r] + (size_t)o.b * 8 * f->code_bytes,
+                                    panel[r] + (size_t)(w->k / 32) * f->code_bytes +
                                         (size_t)o.b * f->scale_bytes,
                                     &blocks[r]);
+            o.first = o.b == 0;
+            o.last = o.b + 1 == n_blocks;
             passes[w->dtype](&o);
         }
-        nib_avx512_put(w, o.acc, a->n_tok, p, nr, y, ldy);
+        int64_t t0 = a->n_tok / NT * NT; /* fewer than 16 tokens wait in acc */
+        nib_avx512_put(w, o.acc + t0 * 2 * NIB_PANEL, a->n_tok - t0, p, o.nr, y + t0 * ldy, ldy);
     }
     TILE_RELEASE();
 }

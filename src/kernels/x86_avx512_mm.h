@@ -45,6 +45,15 @@ INLINE __m512i dpwssd(__m512i acc, __m512i w, __m512i x) {
     return acc;
 }
 
+/* The same with one pair from memory for all. */
+INLINE __m512i dpwssd_each(__m512i acc, __m512i w, const void *x) {
+    __asm__("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(w), "m"(*(const int32_t *)x));
+    return acc;
+}
+INLINE void fetch_to_write(const void *p) {
+    __asm__ volatile("prefetchw %0" ::"m"(*(const char *)p));
+}
+
 INLINE __m512i load512(const void *p) {
     return _mm512_loadu_si512(p);
 }
