@@ -108,8 +108,8 @@ static void test_plain_pull(void **state) {
 static void test_parallel(void **state) {
     (void)state;
     test_hub_reset();
-    const test_hub_file *f = test_hub_add("m.gguf", 8 * MB, false);
-    test_hub.per_second = 8 * MB;
+    const test_hub_file *f = test_hub_add("m.gguf", 6 * MB, false);
+    test_hub.per_second = 2 * MB;
     open_hub();
     test_ok(pull("USER/REPO"), &e);
     same_file(path, f);
@@ -385,7 +385,7 @@ static void test_dead(void **state) {
     (void)state;
     test_hub_reset();
     const test_hub_file *f = test_hub_add("m.gguf", 2 * MB, false);
-    test_hub.hangs = 2; /* then it comes to life */
+    test_hub.hangs = 1; /* then it comes to life */
     open_hub();
     hub.timeout = 1;
     test_ok(pull("USER/REPO"), &e);
