@@ -288,10 +288,12 @@ static bool over_time(const reply *r) {
 /* ln of the probability of a token, and of the most probable ones. */
 static nib_status tell_odds(reply *r, int32_t id, bool thought) {
     nib_odds o = {.token = id, .thought = thought};
-    double max = -INFINITY, sum = 0;
-    for (int64_t i = 0; i < r->n_vocab; i++) max = fmax(max, (double)r->logits[i]);
-    for (int64_t i = 0; i < r->n_vocab; i++) sum += exp((double)r->logits[i] - max);
-    double base = max + log(sum);
+    float max = -INFINITY; /* compared, not fmax: gcc 12 for arm64 breaks down at that */
+    double sum = 0;
+    for (int64_t i = 0; i < r->n_vocab; i++)
+        if (r->logits[i] > max) max = r->logits[i];
+    for (int64_t i = 0; i < r->n_vocab; i++) sum += exp((double)r->logits[i] - (double)max);
+    double base = (double)max + log(sum);
     o.logprob = (double)r->logits[id] - base;
     int most = NIB_MIN(r->n_logprobs, (int)NIB_ODDS_MAX);
     for (int64_t i = 0; i < r->n_vocab && most > 0; i++) {
