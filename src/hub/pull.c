@@ -249,6 +249,23 @@ static nib_status file_url(const nib_hub *h, const nib_hub_plan *p, const nib_hu
     return url->failed ? nib_fail_nomem(e, url->len, "a URL") : NIB_OK;
 }
 
+/* Servers also answer with a page that says what went wrong, and call that success. */
+static nib_status check_start(const nib_fetch_job *job, nib_error *e) {
+    char start[13] = "";
+    size_t n = strlen(job->name);
+    if (*job->digest || n < 5 || strcasecmp(job->name + n - 5, ".gguf") != 0) return NIB_OK;
+    FILE *f = fopen(job->part, "re");
+    size_t got = f ? fread(start, 1, sizeof start - 1, f) : 0;
+    if (f) fclose(f);
+    if (got >= 4 && memcmp(start, "GGUF", 4) == 0) return NIB_OK;
+    for (size_t i = 0; i < got; i++)
+        if (start[i] < ' ' || start[i] > '~') start[i] = '?';
+    unlink(job->part);
+    return nib_fail(e, NIB_ERR_FORMAT,
+                    "what the server sends for %.100s is no GGUF file: it begins with '%s'",
+                    job->name, start);
+}
+
 /* One file that is missing, under its lock. */
 static nib_status fetch_file(const nib_hub *h, const nib_hub_plan *p, nib_hub_file *f,
                              uint64_t before, paths *at, nib_error *e) {
@@ -273,6 +290,10 @@ static nib_status fetch_file(const nib_hub *h, const nib_hub_plan *p, nib_hub_fi
         char journal[NIB_HUB_PATH];
         NIB_TRY_OUT(nib_hub_path(journal, e, "%s.journal", at->part));
         NIB_TRY_OUT(nib_fetch(h, &job, digest, e));
+        if ((s = check_start(&job, e)) != NIB_OK) {
+            unlink(journal);
+            goto out;
+        }
         if (!*at->blob) NIB_TRY_OUT(nib_hub_path(at->blob, e, "%s/blobs/%s", at->repo, digest));
         if (rename(at->part, at->blob) != 0)
             NIB_TRY_OUT(nib_fail(e, NIB_ERR_IO, "cannot rename to '%.300s': %s", at->blob,

@@ -172,6 +172,11 @@ static void test_url(void **state) {
     setenv("HF_TOKEN", "hf_secret", 1);
     open_hub();
     assert_int_equal(pull_as(url, false, TEST_COMMIT "0123456789abcdef01234567"), NIB_ERR_FORMAT);
+    assert_int_equal(pull(url), NIB_ERR_FORMAT);
+    assert_non_null(strstr(e.message, "no GGUF file"));
+    memcpy(f->data, "GGUF", 4);
+    f = test_hub_add_bytes("m2.gguf", f->data, f->n);
+    snprintf(url, sizeof url, "http://127.0.0.1:%d/some/m2.gguf?sig=1", test_hub_port(true));
     test_ok(pull(url), &e);
     same_file(path, f);
     assert_false(test_hub.token_at_store); /* a token is for the hub only */
@@ -666,6 +671,31 @@ static void test_no_write(void **state) {
     nib_hub_close(&hub);
 }
 
+/* Whatever allocation fails: an error and no leak, and the next pull brings the file. */
+static void test_no_memory(void **state) {
+    (void)state;
+    test_hub_reset();
+    const test_hub_file *f = test_hub_add("m.gguf", 300000, false);
+    int failed = 0;
+    for (long n = 1; n < 60; n++) {
+        open_hub();
+        hub.retries = 0;
+        nib_alloc_fail_after(n);
+        nib_status s = pull("USER/REPO");
+        nib_alloc_fail_after(0);
+        if (s == NIB_OK)
+            same_file(path, f);
+        else
+            failed++;
+        nib_hub_close(&hub);
+    }
+    assert_true(failed > 10);
+    open_hub();
+    test_ok(pull("USER/REPO"), &e);
+    same_file(path, f);
+    nib_hub_close(&hub);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_plain_pull),
@@ -687,6 +717,7 @@ int main(void) {
         cmocka_unit_test(test_offline_and_settings),
         cmocka_unit_test(test_proxy),
         cmocka_unit_test(test_no_write),
+        cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
