@@ -1,9 +1,11 @@
-/* What llama.cpp does with a file, to be set beside nib. Built and called by compare.sh and
- * quality.sh against the prebuilt CPU library of npm's node-llama-cpp.
+/* What llama.cpp does with a file, to be set beside nib. Built and called by compare.sh,
+ * quality.sh and quantise.sh against the prebuilt CPU library of npm's node-llama-cpp.
  *
  *   llamacpp speed MODEL THREADS PP TG DEPTH BATCH    one line: prompt and generation, tokens a
  * second, after a warm-up llamacpp logits MODEL THREADS IDS OUT             float32 [n, n_vocab],
  * as nib logits writes them
+ *   llamacpp quantise MODEL THREADS OUT TYPE             one line: seconds; TYPE as nib quantize
+ * has it
  *
  * A prompt is decoded 512 tokens at a time and only its last logits are asked for; generated tokens
  * ask for theirs in every sequence, in step. Tokens are arbitrary: speed does not depend on them.
@@ -113,15 +115,48 @@ static void logits(struct llama_model *m, int threads, const char *ids, const ch
     if (fclose(to) != 0) die("cannot write the logits");
 }
 
+static void quantise(const char *in, int threads, const char *out, const char *type) {
+    static const struct {
+        const char *name;
+        enum llama_ftype type;
+    } types[] = {
+        {"f16", LLAMA_FTYPE_MOSTLY_F16},       {"bf16", LLAMA_FTYPE_MOSTLY_BF16},
+        {"q8_0", LLAMA_FTYPE_MOSTLY_Q8_0},     {"q4_0", LLAMA_FTYPE_MOSTLY_Q4_0},
+        {"q4_1", LLAMA_FTYPE_MOSTLY_Q4_1},     {"q5_0", LLAMA_FTYPE_MOSTLY_Q5_0},
+        {"q5_1", LLAMA_FTYPE_MOSTLY_Q5_1},     {"q2_k", LLAMA_FTYPE_MOSTLY_Q2_K},
+        {"q3_k_s", LLAMA_FTYPE_MOSTLY_Q3_K_S}, {"q3_k_m", LLAMA_FTYPE_MOSTLY_Q3_K_M},
+        {"q3_k_l", LLAMA_FTYPE_MOSTLY_Q3_K_L}, {"q4_k_s", LLAMA_FTYPE_MOSTLY_Q4_K_S},
+        {"q4_k_m", LLAMA_FTYPE_MOSTLY_Q4_K_M}, {"q5_k_s", LLAMA_FTYPE_MOSTLY_Q5_K_S},
+        {"q5_k_m", LLAMA_FTYPE_MOSTLY_Q5_K_M}, {"q6_k", LLAMA_FTYPE_MOSTLY_Q6_K},
+        {"iq4_nl", LLAMA_FTYPE_MOSTLY_IQ4_NL}, {"iq4_xs", LLAMA_FTYPE_MOSTLY_IQ4_XS},
+    };
+    struct llama_model_quantize_params p = llama_model_quantize_default_params();
+    p.nthread = threads;
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        if (strcmp(types[i].name, type) != 0) continue;
+        p.ftype = types[i].type;
+        double start = seconds();
+        if (llama_model_quantize(in, out, &p) != 0) die("cannot quantise");
+        printf("%.3f\n", seconds() - start);
+        return;
+    }
+    die("a type that it does not make");
+}
+
 int main(int argc, char **argv) {
+    int quantises = argc == 6 && strcmp(argv[1], "quantise") == 0;
     int measures = argc == 8 && strcmp(argv[1], "speed") == 0;
-    if (!measures && !(argc == 6 && strcmp(argv[1], "logits") == 0)) {
+    if (!quantises && !measures && !(argc == 6 && strcmp(argv[1], "logits") == 0)) {
         fprintf(stderr, "usage: see the head of llamacpp.c\n");
         return 2;
     }
     llama_log_set(silent, NULL);
     ggml_backend_load_all_from_path(getenv("PEER_LIBS"));
     llama_backend_init();
+    if (quantises) {
+        quantise(argv[2], atoi(argv[3]), argv[4], argv[5]);
+        return 0;
+    }
     struct llama_model *m = llama_model_load_from_file(argv[2], llama_model_default_params());
     if (!m) die("cannot load the model");
     int threads = atoi(argv[3]);

@@ -1,4 +1,5 @@
 /* nib quantize: a model as a smaller one. */
+#include <errno.h>
 #include <jansson.h>
 #include <unistd.h>
 #include "cli/models.h"
@@ -6,7 +7,7 @@
 #include "convert/convert.h"
 
 enum { MAX_RULES = 64 };
-static const char *imatrix_path, *receipt_text, *receipt_file, *rules[MAX_RULES];
+static const char *imatrix_path, *text, *rules[MAX_RULES];
 static int64_t threads, n_rules;
 static bool dry_run, force, requantize, as_json, receipt;
 
@@ -26,11 +27,10 @@ const nib_option nib_opts_quantize[] = {
      NULL},
     NIB_OPT_SWITCH("dry-run", 'n', &dry_run, "only list each tensor's format and size"),
     NIB_OPT_SWITCH("receipt", 0, &receipt,
-                   "afterwards compare both models: perplexity, divergence, size, speed"),
-    NIB_OPT_TEXT("receipt-text", 0, "FILE", &receipt_text,
-                 "with --receipt: the text they read (default: a sample of 5 KB)"),
-    NIB_OPT_TEXT("receipt-file", 0, "FILE", &receipt_file,
-                 "with --receipt: keep the comparison as JSON in FILE"),
+                   "afterwards compare both models, as nib compare-quality does, and keep the "
+                   "numbers in OUT.receipt.json"),
+    NIB_OPT_TEXT("text", 'f', "FILE", &text,
+                 "with --receipt: the text they read (default: a small one of English and code)"),
     NIB_OPT_SWITCH("requantize", 0, &requantize,
                    "quantise weights that are quantised already: worse than from the original"),
     NIB_OPT_SWITCH("force", 0, &force, "write weights that are not finite all the same"),
@@ -51,14 +51,16 @@ static const float *importance(void *arg, const char *tensor, int64_t *n) {
     return t->means;
 }
 
-static nib_status make_receipt(nib_cli *c, const char *in, const char *out, nib_error *e) {
-    nib_quality_params p = {0};
-    nib_quality q;
-    NIB_TRY(nib_receipt_make(c, in, out, receipt_text, &p, &q, e));
-    if (receipt_file) NIB_TRY(nib_receipt_write(&q, receipt_file, e));
-    if (as_json) return nib_print_json(nib_receipt_json(&q), e);
-    nib_receipt_print(&q);
-    return NIB_OK;
+static nib_status make_receipt(nib_cli *c, const char *in, const char *out, nib_quality *q,
+                               nib_error *e) {
+    nib_quality_params p = {.engine = {.n_threads = (int)threads}};
+    NIB_TRY(nib_receipt_make(c, in, out, text, &p, q, e));
+    nib_buf path = {0};
+    nib_buf_printf(&path, "%s.receipt.json", out);
+    nib_status s = path.failed ? nib_fail_nomem(e, path.len, "a file name")
+                               : nib_receipt_write(q, path.data, e);
+    nib_buf_free(&path);
+    return s;
 }
 
 static const char *type_name(nib_dtype t) {
@@ -124,8 +126,9 @@ nib_status nib_cmd_quantize(nib_cli *c, nib_error *e) {
     nib_quantize_report r = {0};
     char *found = NULL;
     nib_status s = NIB_OK;
-    if ((receipt_text || receipt_file) && !receipt)
-        return nib_cli_usage(c, e, "quantize: --receipt-text and --receipt-file go with --receipt");
+    if (text && !receipt) return nib_cli_usage(c, e, "quantize: --text goes with --receipt");
+    if (text && access(text, R_OK) != 0) /* said before the work, not after it */
+        return nib_fail(e, NIB_ERR_IO, "cannot read '%s': %s", text, strerror(errno));
     if (access(in, F_OK) != 0) {
         NIB_TRY_OUT(nib_model_find(in, &found, e));
         in = found;
@@ -157,13 +160,22 @@ nib_status nib_cmd_quantize(nib_cli *c, nib_error *e) {
     if (r.n_requantized)
         nib_warn("%zu tensors were quantised before: expect worse than from the original",
                  r.n_requantized);
-    if (as_json) {
-        s = nib_print_json(report_json(&r, dry_run ? NULL : out, type, seconds), e);
-    } else {
+    bool both = receipt && !dry_run;
+    nib_quality q;
+    if (!as_json) {
         if (dry_run) print_tensors(&r);
         print_summary(&r, dry_run ? NULL : out, type, seconds);
+        fflush(stdout);
     }
-    if (s == NIB_OK && receipt && !dry_run) s = make_receipt(c, in, out, e);
+    if (both) NIB_TRY_OUT(make_receipt(c, in, out, &q, e));
+    if (as_json) {
+        json_t *o = report_json(&r, dry_run ? NULL : out, type, seconds);
+        if (both) json_object_set_new(o, "receipt", nib_receipt_json(&q));
+        s = nib_print_json(o, e);
+    } else if (both) {
+        printf("\n");
+        nib_receipt_print(&q);
+    }
 out:
     nib_free(found);
     nib_imatrix_free(im);

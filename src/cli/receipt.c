@@ -31,7 +31,9 @@ nib_status nib_receipt_make(nib_cli *c, const char *reference, const char *other
     NIB_TRY_OUT(nib_model_find(reference, &found[0], e));
     NIB_TRY_OUT(nib_model_find(other, &found[1], e));
     NIB_TRY_OUT(nib_host_watch(e));
+    int given = p->engine.n_threads;
     p->engine = *nib_host_params();
+    if (given) p->engine.n_threads = given;
     p->eval.n_ctx = NIB_MAX(p->engine.n_ctx, 0); /* auto: as if nothing was said */
     p->progress = on_progress;
     p->progress_arg = &g;

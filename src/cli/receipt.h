@@ -5,7 +5,7 @@
 #include "eval/eval.h"
 
 /* Compares with a progress bar, under Ctrl-C and the memory watch. p: its progress, cancel and
- * engine are filled in here. text NULL: the sample. */
+ * engine are filled in here (but n_threads, where it is given). text NULL: the sample. */
 nib_status nib_receipt_make(nib_cli *c, const char *reference, const char *other, const char *text,
                             nib_quality_params *p, nib_quality *out, nib_error *e);
 /* The table, for people. */

@@ -103,11 +103,63 @@ static void test_imatrix(void **state) {
     test_failed(1, "importance matrix");
 }
 
+/* Quantise with a receipt: the table, the same as JSON beside the model, and in --json. */
+static void test_receipt(void **state) {
+    (void)state;
+    char out[600], path[640];
+    nib_error e;
+    snprintf(out, sizeof out, "%s/q8.gguf", test_tmp());
+    snprintf(path, sizeof path, "%s.receipt.json", out);
+    test_nib(NULL, "quantize %s %s q8_0 --receipt --text %s", whole, out, text);
+    test_status(0);
+    test_out_has("bits a weight");
+    test_out_has("KL, 99.9th percentile");
+    nib_buf b = {0};
+    json_t *v;
+    test_ok(nib_file_read(path, 1 << 20, &b, &e), &e);
+    test_ok(nib_json_parse(b.data, b.len, &v, &e), &e);
+    double kl = number(v, "kl", "mean");
+    assert_true(kl > 0 && kl < 0.1 && number(v, "same_top", "value") > 0.9);
+    assert_string_equal(json_string_value(json_object_get(json_object_get(v, "other"), "path")),
+                        out);
+    json_decref(v);
+    nib_buf_free(&b);
+    unlink(path);
+    test_nib(NULL, "quantize %s %s q8_0 --receipt --text %s --json --threads 1", whole, out, text);
+    test_status(0);
+    v = output();
+    assert_true(number(json_object_get(v, "receipt"), "kl", "mean") == kl);
+    json_decref(v);
+    assert_int_equal(access(path, F_OK), 0);
+    test_nib(NULL, "quantize %s %s q8_0 --text %s", whole, out, text);
+    test_failed(2, "--receipt");
+    test_nib(NULL, "quantize %s %s/never.gguf q8_0 --receipt --text /nonexistent", whole,
+             test_tmp());
+    test_failed(1, "/nonexistent");
+    snprintf(path, sizeof path, "%s/never.gguf", test_tmp());
+    assert_int_not_equal(access(path, F_OK), 0); /* said before the work */
+}
+
+/* What imatrix writes, quantize takes. */
+static void test_importance(void **state) {
+    (void)state;
+    char im[600], out[600];
+    snprintf(im, sizeof im, "%s/im.gguf", test_tmp());
+    snprintf(out, sizeof out, "%s/im-q4.gguf", test_tmp());
+    test_nib(NULL, "imatrix %s %s -o %s", whole, text, im);
+    test_status(0);
+    test_nib(NULL, "quantize %s %s q4_0 --imatrix %s --json", whole, out, im);
+    test_status(0);
+    json_t *v = output();
+    assert_true(number(v, "imatrix_tensors", NULL) == 14);
+    json_decref(v);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_perplexity),
-        cmocka_unit_test(test_compare_quality),
-        cmocka_unit_test(test_imatrix),
+        cmocka_unit_test(test_perplexity), cmocka_unit_test(test_compare_quality),
+        cmocka_unit_test(test_imatrix),    cmocka_unit_test(test_receipt),
+        cmocka_unit_test(test_importance),
     };
     return cmocka_run_group_tests(tests, set_up, NULL);
 }
