@@ -172,7 +172,7 @@ bool nib_bind_norm(nib_reader *r, nib_norm *n, int layer, const char *name, int6
                        flags & NIB_BIAS_OPTIONAL);
 }
 
-static bool list_upload(nib_reader *r, nib_mat *m, bool pack) {
+static bool list_upload(nib_reader *r, nib_mat *m, const char *name, bool pack) {
     if (r->n_uploads == r->cap_uploads) {
         int64_t cap = r->cap_uploads ? r->cap_uploads * 2 : 64;
         nib_upload *p = nib_arena_calloc(r->arena, (size_t)cap, sizeof *p);
@@ -184,7 +184,7 @@ static bool list_upload(nib_reader *r, nib_mat *m, bool pack) {
         r->uploads = p;
         r->cap_uploads = cap;
     }
-    r->uploads[r->n_uploads++] = (nib_upload){.mat = m, .pack = pack};
+    r->uploads[r->n_uploads++] = (nib_upload){.mat = m, .name = name, .pack = pack, .as = m->dtype};
     return true;
 }
 
@@ -219,7 +219,7 @@ bool nib_bind_fused(nib_reader *r, int count, nib_linear *const *l, const int64_
         l[i]->w = rows_of(t, from, n[i]);
         l[i]->name = t->name;
         if (b && !(l[i]->bias = floats_of(r, b, from, n[i]))) return false;
-        if (!list_upload(r, &l[i]->w, true)) return false;
+        if (!list_upload(r, &l[i]->w, t->name, true)) return false;
         from += n[i];
     }
     return true;
@@ -416,8 +416,8 @@ nib_status nib_desc_read(nib_desc *d, nib_reader *r, const nib_gguf *g, nib_aren
     if (d->tied) {
         d->head.w = d->tok_embd;
         d->head.name = "token_embd.weight";
-        if (!list_upload(r, &d->head.w, true)) return r->e->code;
-    } else if (!list_upload(r, &d->tok_embd, false)) {
+        if (!list_upload(r, &d->head.w, d->head.name, true)) return r->e->code;
+    } else if (!list_upload(r, &d->tok_embd, "token_embd.weight", false)) {
         return r->e->code;
     }
     return NIB_OK;

@@ -80,17 +80,23 @@ nib_counter *nib_phase(nib_worker *w);
 
 /* -- weights -- */
 /* One matrix to bring into the form the kernels want: 'mat' describes rows as in the file and comes
- * back packed, in memory of its own, where its format packs; with f32, as packed floats. */
+ * back packed, in memory of its own, where its format packs; with f32, as packed floats. With 'as'
+ * another format than mat's, the rows are quantised on the way. */
 typedef struct nib_upload {
     nib_mat *mat;
-    bool pack; /* false: leave the rows where they are (only looked up, never multiplied) */
-    void *own; /* out: memory to give back with nib_upload_free, or NULL */
+    const char *name; /* of the tensor in the file, which owns it */
+    bool pack;        /* false: leave the rows where they are (only looked up, never multiplied) */
+    nib_dtype as;     /* mat's own, or one that it is to become */
+    void *own;        /* out: memory to give back with nib_upload_free, or NULL */
     size_t own_bytes;
 } nib_upload;
+/* Whether the matrix can become t: rows of whole blocks, and a form the kernels multiply. */
+bool nib_upload_can(const nib_upload *u, nib_dtype t);
 /* Bytes of its own the matrix will take. */
 size_t nib_upload_bytes(const nib_upload *u, bool f32);
 /* 'done' is called from the calling thread after each part of a matrix with the raw bytes it was
- * made of; returning false cancels. On failure everything uploaded so far is given back; the
+ * made of; returning false cancels. NIB_ERR_FORMAT when a weight that is to be quantised is not
+ * finite. On failure everything uploaded so far is given back; the
  * matrices are then unusable. */
 typedef bool (*nib_upload_fn)(void *arg, const nib_upload *u, const void *raw, size_t raw_bytes);
 nib_status nib_backend_upload(nib_backend *be, nib_upload *u, int64_t n, bool f32,

@@ -1,4 +1,6 @@
 /* The CPU backend: threads, their scratch, phase counters, and packing of weights. */
+#include <float.h>
+#include <math.h>
 #include "backend/backend.h"
 
 /* A counter is used by one phase and reset half a turn of the ring later: threads are never that
@@ -129,43 +131,75 @@ nib_counter *nib_phase(nib_worker *w) {
 
 /* ---- packing ---- */
 
+/* The f32 reference wins over quantising; tables that are only looked up stay as they are then. */
 static nib_dtype packed_dtype(const nib_upload *u, bool f32) {
-    return f32 ? NIB_F32 : u->mat->dtype;
+    return !f32 ? u->as : u->pack ? NIB_F32 : u->mat->dtype;
+}
+
+bool nib_upload_can(const nib_upload *u, nib_dtype t) {
+    const nib_dtype_info *info = nib_dtype_get(t);
+    return info && info->from_f32 && u->mat->k % info->block_len == 0 &&
+           (!u->pack || nib_mat_can_pack(t, u->mat->k));
 }
 
 size_t nib_upload_bytes(const nib_upload *u, bool f32) {
     nib_dtype t = packed_dtype(u, f32);
-    if (!u->pack || !nib_mat_can_pack(t, u->mat->k)) return 0;
-    size_t n_panels = (size_t)((u->mat->n + NIB_PANEL - 1) / NIB_PANEL), bytes;
-    return nib_mul_size(n_panels, nib_mat_panel_bytes(t, u->mat->k), &bytes) ? bytes : SIZE_MAX;
+    size_t n = (size_t)u->mat->n, bytes, each = nib_dtype_bytes(t, u->mat->k);
+    if (u->pack) {
+        if (!nib_mat_can_pack(t, u->mat->k)) return 0;
+        n = (n + NIB_PANEL - 1) / NIB_PANEL;
+        each = nib_mat_panel_bytes(t, u->mat->k);
+    } else if (t == u->mat->dtype) {
+        return 0;
+    }
+    return nib_mul_size(n, each, &bytes) ? bytes : SIZE_MAX;
 }
 
 typedef struct pack_job {
     const nib_mat *raw;
-    nib_mat *packed;
-    bool convert;   /* to floats first; scratch holds one panel's rows */
-    int64_t p0, p1; /* panels */
+    nib_mat *packed; /* or rows of another format, when not packed */
+    int64_t p0, p1;  /* panels */
+    atomic_bool odd; /* a weight to be quantised is not finite */
 } pack_job;
 
+/* A panel's rows as floats, and those in their new format, in 'tmp': first the floats, behind them
+ * the rows, unless these go to 'rows' at once. */
+static void requantise(pack_job *j, const uint8_t *raw, int n_rows, float *tmp, void *rows) {
+    const nib_dtype_info *from = nib_dtype_get(j->raw->dtype),
+                         *to = nib_dtype_get(j->packed->dtype);
+    size_t row_bytes = nib_dtype_bytes(j->packed->dtype, j->raw->k);
+    bool odd = false;
+    for (int r = 0; r < n_rows; r++) {
+        float *f = tmp + r * j->raw->k;
+        from->to_f32(raw + (size_t)r * j->raw->stride, f, j->raw->k);
+        if (j->packed->dtype == NIB_F32) continue;
+        for (int64_t i = 0; i < j->raw->k; i++) odd |= !(fabsf(f[i]) <= FLT_MAX);
+        to->from_f32(f, (uint8_t *)rows + (size_t)r * row_bytes, j->raw->k, NULL);
+    }
+    if (odd) atomic_store(&j->odd, true);
+}
+
 static void pack_program(nib_worker *w, void *arg) {
-    const pack_job *j = arg;
-    const nib_dtype_info *info = nib_dtype_get(j->raw->dtype);
+    pack_job *j = arg;
     nib_counter *next = nib_phase(w);
+    nib_dtype t = j->packed->dtype;
+    size_t row_bytes = nib_dtype_bytes(t, j->raw->k);
     enum { CHUNK = 8 };
     for (int64_t p; (p = j->p0 + nib_counter_take(next, CHUNK)) < j->p1;) {
         for (int64_t i = p; i < NIB_MIN(p + CHUNK, j->p1); i++) {
             int64_t row = i * NIB_PANEL;
             int n_rows = (int)NIB_MIN(j->raw->n - row, NIB_PANEL);
             const uint8_t *rows = j->raw->data + (size_t)row * j->raw->stride;
-            uint8_t *panel = (uint8_t *)(uintptr_t)j->packed->data + (size_t)i * j->packed->stride;
-            if (j->convert) {
-                float *tmp = w->scratch;
-                for (int r = 0; r < n_rows; r++)
-                    info->to_f32(rows + (size_t)r * j->raw->stride, tmp + r * j->raw->k, j->raw->k);
-                w->k->pack(NIB_F32, tmp, (size_t)j->raw->k * 4, n_rows, j->raw->k, panel);
-            } else {
-                w->k->pack(j->raw->dtype, rows, j->raw->stride, n_rows, j->raw->k, panel);
+            size_t step = j->packed->packed ? j->packed->stride : j->packed->stride * NIB_PANEL;
+            uint8_t *panel = (uint8_t *)(uintptr_t)j->packed->data + (size_t)i * step;
+            if (t == j->raw->dtype) {
+                w->k->pack(t, rows, j->raw->stride, n_rows, j->raw->k, panel);
+                continue;
             }
+            float *tmp = w->scratch;
+            void *made = t == NIB_F32 ? tmp : tmp + NIB_PANEL * j->raw->k;
+            requantise(j, rows, n_rows, tmp, j->packed->packed ? made : panel);
+            if (j->packed->packed) w->k->pack(t, made, row_bytes, n_rows, j->raw->k, panel);
         }
     }
 }
@@ -181,18 +215,26 @@ static nib_status upload_one(nib_backend *be, nib_upload *u, bool f32, nib_uploa
     int64_t n_panels = (raw.n + NIB_PANEL - 1) / NIB_PANEL, step = n_panels;
     if (bytes) {
         nib_dtype t = packed_dtype(u, f32);
-        if (t != raw.dtype) NIB_TRY(nib_backend_reserve(be, (size_t)raw.k * NIB_PANEL * 4, e));
+        size_t row = nib_dtype_bytes(t, raw.k);
+        if (t != raw.dtype)
+            NIB_TRY(nib_backend_reserve(be, ((size_t)raw.k * 4 + row) * NIB_PANEL, e));
         if (bytes == SIZE_MAX || !(u->own = nib_alloc_pages(bytes)))
             return nib_fail_nomem(e, bytes, "weights");
         u->own_bytes = bytes;
-        *u->mat = (nib_mat){t, true, raw.n, raw.k, u->own, nib_mat_panel_bytes(t, raw.k)};
+        *u->mat = (nib_mat){t,     u->pack, raw.n,
+                            raw.k, u->own,  u->pack ? nib_mat_panel_bytes(t, raw.k) : row};
         step = NIB_MAX(SLICE_BYTES / (int64_t)(raw.stride * NIB_PANEL), 1);
     }
     for (int64_t p = 0; p < n_panels; p += step) {
         int64_t end = NIB_MIN(p + step, n_panels), row = p * NIB_PANEL;
         if (bytes) {
-            pack_job job = {&raw, u->mat, u->mat->dtype != raw.dtype, p, end};
+            pack_job job = {&raw, u->mat, p, end, false};
             nib_backend_run(be, pack_program, &job);
+            if (atomic_load(&job.odd))
+                return nib_fail(e, NIB_ERR_FORMAT,
+                                "tensor '%s' holds a weight that is not finite: it cannot be "
+                                "quantised",
+                                u->name);
         }
         size_t n_rows = (size_t)(NIB_MIN(end * NIB_PANEL, raw.n) - row);
         if (done && !done(arg, u, raw.data + (size_t)row * raw.stride, n_rows * raw.stride))

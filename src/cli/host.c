@@ -5,10 +5,13 @@
 #include <stdlib.h>
 #include <unistd.h>
 #include "cli/models.h"
+#include "cli/requant.h"
 #include "cli/watch.h"
 
 static nib_engine_params params;
 static uint64_t min_free;
+static const char *quantize;
+static double min_speed = 10;
 static bool min_free_given, kv_given, f32;
 
 static nib_status set_ctx(const nib_option *o, const char *value, nib_error *e) {
@@ -38,6 +41,10 @@ static nib_status set_int(const nib_option *o, const char *value, nib_error *e) 
     return NIB_OK;
 }
 
+static nib_status set_speed(const nib_option *o, const char *value, nib_error *e) {
+    return nib_parse_num(o->name, value, o->min, o->max, &min_speed, e);
+}
+
 static nib_status set_min_free(const nib_option *o, const char *value, nib_error *e) {
     NIB_TRY(nib_parse_bytes(o->name, value, &min_free, e));
     min_free_given = true;
@@ -59,6 +66,12 @@ const nib_option nib_host_options[] = {
      "stop when less memory than this stays free, such as 800M; 0 is never (default: 2 GB or 5 %, "
      "whichever is less)",
      NULL},
+    NIB_OPT_TEXT(
+        "quantize", 0, "TYPE|auto", &quantize,
+        "quantise the weights while loading, as nib quantize does (q8_0, q4_k_m, ...); auto "
+        "is the widest that fits and is fast enough here"),
+    {"min-speed", 0, "N", set_speed, NULL, 0, 1e6,
+     "with --quantize auto: tokens a second that are fast enough (default: 10)", NULL},
     NIB_OPT_SWITCH("f32", 0, &f32,
                    "expand the weights to 32-bit floats: slow and large, for comparing numbers"),
     NIB_OPT_SWITCH("ignore-memory", 0, &params.ignore_memory,
@@ -159,11 +172,14 @@ static bool on_load(void *arg, uint64_t done, uint64_t total) {
 
 nib_status nib_host_open(nib_host *h, const char *model, nib_error *e) {
     nib_host fresh = {0};
+    nib_requant *requant = NULL;
     char *path = NULL;
     nib_progress bar;
     nib_model_params mp = {.n_threads = params.n_threads, .f32 = f32, .plan_only = true};
     nib_status s;
     NIB_TRY_OUT(nib_model_find(model, &path, e));
+    if (quantize) NIB_TRY_OUT(nib_requant_choose(&requant, path, quantize, min_speed, &params, e));
+    nib_requant_apply(requant, &mp);
     NIB_TRY_OUT(nib_model_open(&fresh.model, path, &mp, e));
     if (!params.ignore_memory) NIB_TRY_OUT(nib_engine_check(fresh.model, &params, e));
     nib_progress_start(&bar, "Loading", true);
@@ -176,9 +192,11 @@ nib_status nib_host_open(nib_host *h, const char *model, nib_error *e) {
     nib_engine_set_cancel(fresh.engine, &nib_cancel);
     NIB_TRY_OUT(nib_host_watch(e));
     *h = fresh;
+    nib_requant_free(requant);
     nib_free(path);
     return NIB_OK;
 out:
+    nib_requant_free(requant);
     nib_free(path);
     nib_host_close(&fresh);
     return s;

@@ -26,6 +26,12 @@ typedef struct nib_model_params {
                         fails */
     bool plan_only;  /* weights come later, with nib_model_load: until then the model can be
                         described and planned for */
+    /* Weights in another format than the file's: true and *type for a matrix (by its tensor's name)
+     * that is to be quantised while it is loaded; where its rows do not suit the type it stays.
+     * retyped_as: what info.quant then says. NULL: as in the file. */
+    bool (*retype)(void *arg, const char *tensor, nib_dtype *type);
+    void *retype_arg;
+    const char *retyped_as;
     /* Told as loading goes on, done of total bytes; return false to stop (NIB_ERR_CANCELLED). May
      * be NULL. */
     bool (*progress)(void *arg, uint64_t done, uint64_t total);

@@ -126,6 +126,16 @@ static nib_pooling pooling_of(const nib_model *m) {
     return v == 2 ? NIB_POOL_CLS : v == 3 ? NIB_POOL_LAST : NIB_POOL_MEAN;
 }
 
+static void retype(nib_model *m, const nib_model_params *p) {
+    for (int64_t i = 0; i < m->n_uploads && p->retype; i++) {
+        nib_upload *u = &m->uploads[i];
+        nib_dtype t;
+        if (p->retype(p->retype_arg, u->name, &t) && nib_upload_can(u, t)) u->as = t;
+    }
+    if (p->retype && p->retyped_as)
+        snprintf(m->info.quant, sizeof m->info.quant, "%s", p->retyped_as);
+}
+
 nib_status nib_model_open(nib_model **out, const char *path, const nib_model_params *params,
                           nib_error *e) {
     nib_model_params p = params ? *params : (nib_model_params){0};
@@ -155,6 +165,7 @@ nib_status nib_model_open(nib_model **out, const char *path, const nib_model_par
     m->pooling = pooling_of(m);
     m->uploads = r.uploads;
     m->n_uploads = r.n_uploads;
+    retype(m, &p);
     if (!p.plan_only) NIB_TRY_OUT(nib_model_load(m, &p, e));
     *out = m;
     return NIB_OK;

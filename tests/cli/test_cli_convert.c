@@ -125,12 +125,40 @@ static void test_quantize_refuses(void **state) {
     test_err_has("quantised before");
 }
 
+static void test_quantize_at_load(void **state) {
+    (void)state;
+    test_tiny o = {.seed = 25, .n_embd = 256, .dtype = NIB_F16};
+    const char *model = test_tiny_model("load.gguf", &o);
+    static const char args[] = "run %s --raw -p 'the time' -n 12 --temp 0 --ignore-memory%s";
+    assert_int_equal(test_nib(NULL, "quantize %s %s q3_k_m", model, in_tmp("loaded.gguf")), 0);
+    assert_int_equal(test_nib(NULL, args, in_tmp("loaded.gguf"), ""), 0);
+    char *said = nib_strdup(ran.out.data);
+    assert_int_equal(test_nib(NULL, args, model, " --quantize q3_k_m"), 0);
+    assert_string_equal(said, ran.out.data);
+    assert_int_equal(test_nib(NULL, args, in_tmp("loaded.gguf"), " --quantize q8_0"), 0);
+    test_err_has("quantised before");
+    /* fast enough as it is; and too slow at any width, where the narrowest is taken */
+    assert_int_equal(test_nib(NULL, args, model, ""), 0);
+    nib_free(said);
+    said = nib_strdup(ran.out.data);
+    assert_int_equal(test_nib(NULL, args, model, " --quantize auto --min-speed 1"), 0);
+    assert_string_equal(said, ran.out.data);
+    assert_int_equal(test_nib(NULL, "quantize %s %s q2_k", model, in_tmp("narrow.gguf")), 0);
+    assert_int_equal(test_nib(NULL, args, in_tmp("narrow.gguf"), ""), 0);
+    nib_free(said);
+    said = nib_strdup(ran.out.data);
+    assert_int_equal(test_nib(NULL, args, model, " --quantize auto --min-speed 1000000"), 0);
+    assert_string_equal(said, ran.out.data);
+    nib_free(said);
+    test_nib(NULL, args, model, " --quantize q9");
+    test_failed(1, "q8_0");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_there_and_back),
-        cmocka_unit_test(test_convert_refuses),
-        cmocka_unit_test(test_quantize_command),
-        cmocka_unit_test(test_quantize_refuses),
+        cmocka_unit_test(test_there_and_back),   cmocka_unit_test(test_convert_refuses),
+        cmocka_unit_test(test_quantize_command), cmocka_unit_test(test_quantize_refuses),
+        cmocka_unit_test(test_quantize_at_load),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

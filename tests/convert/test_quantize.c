@@ -110,6 +110,60 @@ static void test_all_types_run(void **state) {
     assert_int_equal(n, 20);
 }
 
+static bool as_reported(void *arg, const char *tensor, nib_dtype *type) {
+    const nib_quantize_report *r = arg;
+    for (size_t i = 0; i < r->n_tensors; i++)
+        if (strcmp(r->tensors[i].name, tensor) == 0) {
+            *type = r->tensors[i].to;
+            return true;
+        }
+    return false;
+}
+
+static uint64_t logits_hash(const char *path, const nib_model_params *mp) {
+    nib_error e;
+    nib_model *m;
+    nib_engine *en;
+    nib_seq *seq;
+    const float *logits;
+    const int32_t ids[] = {1, 50, 17, 4, 99, 260, 3};
+    nib_engine_params ep = {.n_threads = 2, .n_ctx = 64, .ignore_memory = true};
+    nib_plan before, after;
+    test_ok(nib_model_open(&m, path, mp, &e), &e);
+    nib_engine_plan(m, &ep, &before);
+    test_ok(nib_model_load(m, mp, &e), &e);
+    nib_engine_plan(m, &ep, &after);
+    assert_true(before.weights > 0 && after.weights == 0);
+    test_ok(nib_engine_new(&en, m, &ep, &e), &e);
+    test_ok(nib_seq_new(&seq, en, &e), &e);
+    test_ok(nib_seq_eval(seq, ids, NIB_ARRAY_LEN(ids), &logits, &e), &e);
+    uint64_t h = nib_hash(logits, (size_t)nib_model_get_info(m)->n_vocab * 4, 0);
+    nib_engine_free(en);
+    nib_model_release(m);
+    return h;
+}
+
+/* Quantising while loading gives the bits of loading what was quantised. */
+static void test_while_loading(void **state) {
+    (void)state;
+    nib_error e;
+    test_tiny o = {.n_embd = 256, .seed = 14, .dtype = NIB_F16};
+    const char *in = test_tiny_model("load.gguf", &o);
+    static const char *const types[] = {"q8_0", "q4_k_m", "q2_k", "q5_1", "iq4_xs", "bf16"};
+    for (size_t i = 0; i < NIB_ARRAY_LEN(types); i++) {
+        nib_quantize_params p = {.type = types[i]};
+        nib_quantize_report r;
+        test_ok(nib_quantize(in, hf_path("loaded.gguf"), &p, &r, &e), &e);
+        nib_model_params plain = {.n_threads = 2, .plan_only = true}, mp = plain;
+        mp.retype = as_reported;
+        mp.retype_arg = &r;
+        if (logits_hash(in, &mp) != logits_hash(hf_path("loaded.gguf"), &plain))
+            fail_msg("%s: other bits", types[i]);
+        assert_true(logits_hash(in, &mp) != logits_hash(in, &plain));
+        nib_quantize_report_free(&r);
+    }
+}
+
 /* Threads and windows change no byte. */
 static void test_threads(void **state) {
     (void)state;
@@ -304,10 +358,10 @@ static void test_bad_input(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_as_the_peers), cmocka_unit_test(test_all_types_run),
-        cmocka_unit_test(test_threads),      cmocka_unit_test(test_fallback_and_plan),
-        cmocka_unit_test(test_rules),        cmocka_unit_test(test_imatrix),
-        cmocka_unit_test(test_bad_input),
+        cmocka_unit_test(test_as_the_peers),      cmocka_unit_test(test_all_types_run),
+        cmocka_unit_test(test_while_loading),     cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_fallback_and_plan), cmocka_unit_test(test_rules),
+        cmocka_unit_test(test_imatrix),           cmocka_unit_test(test_bad_input),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
