@@ -362,6 +362,8 @@ nib_status nib_set_texts(nib_ask *a, const char *name, const json_t *v, nib_erro
             continue;
         }
         if (!json_is_string(t)) return nib_expected(name, "strings or lists of token ids", t, e);
+        if (json_string_length(t) == 0)
+            return nib_fail(e, NIB_ERR_ARGUMENT, "'%s': text %zu is empty", name, i);
         char *copy = nib_keep_text(a, json_string_value(t), json_string_length(t));
         if (!copy) return nib_fail_nomem(e, json_string_length(t), name);
         a->q->texts[i].text = (nib_str){copy, json_string_length(t)};
