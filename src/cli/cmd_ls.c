@@ -114,7 +114,7 @@ nib_status nib_cmd_ls(nib_cli *c, nib_error *e) {
         s = list_aliases(&m.hub, e);
         goto out;
     }
-    NIB_TRY_OUT(nib_hub_list(&m.hub, NULL, &list, &n, e));
+    NIB_TRY_OUT(nib_hub_list(&m.hub, &list, &n, e));
     if (as_json) {
         s = print_json(list, n, e);
         goto out;

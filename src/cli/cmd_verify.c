@@ -54,7 +54,7 @@ nib_status nib_cmd_verify(nib_cli *c, nib_error *e) {
     nib_status s;
     nib_interrupt_catch();
     NIB_TRY_OUT(nib_models_open(&m, e));
-    if (c->argc == 0) NIB_TRY_OUT(nib_hub_list(&m.hub, NULL, &list, &n, e));
+    if (c->argc == 0) NIB_TRY_OUT(nib_hub_list(&m.hub, &list, &n, e));
     for (size_t i = 0; i < n; i++) NIB_TRY_OUT(verify_one(&m, &list[i], &t, e));
     for (int i = 0; i < c->argc; i++) {
         nib_hub_ref r;

@@ -235,41 +235,47 @@ static int by_name(const void *a, const void *b) {
     return c ? c : strcmp(x->commit, y->commit);
 }
 
-nib_status nib_hub_list(const nib_hub *h, const char *repo, nib_hub_model **out, size_t *n,
-                        nib_error *e) {
-    gather g = {0};
-    nib_status s = NIB_OK;
-    char dir[NIB_HUB_PATH];
-    if (repo) {
-        g.repo = repo;
-        NIB_TRY(nib_hub_repo_dir(h, repo, dir, e));
-        s = see_repo(&g, dir, e);
-    } else {
-        DIR *d = opendir(h->cache);
-        for (struct dirent *item; d && s == NIB_OK && (item = readdir(d));) {
-            char name[NIB_HUB_NAME];
-            if (strncmp(item->d_name, "models--", 8) != 0) continue;
-            if (nib_hub_path(dir, NULL, "%s/%s", h->cache, item->d_name) != NIB_OK) continue;
-            const char *from = item->d_name + 8, *cut = strstr(from, "--");
-            if (cut)
-                snprintf(name, sizeof name, "%.*s/%s", (int)(cut - from), from, cut + 2);
-            else
-                snprintf(name, sizeof name, "%s", from);
-            g.repo = name;
-            s = see_repo(&g, dir, e);
-        }
-        if (d) closedir(d);
-    }
-    nib_free(g.devices);
-    nib_free(g.inodes);
+/* What was gathered, sorted; or nothing, when s is an error. */
+static nib_status finish(gather *g, nib_status s, nib_hub_model **out, size_t *n) {
+    nib_free(g->devices);
+    nib_free(g->inodes);
     if (s != NIB_OK) {
-        nib_hub_list_free(g.models, g.n);
+        nib_hub_list_free(g->models, g->n);
         return s;
     }
-    if (g.n) qsort(g.models, g.n, sizeof *g.models, by_name);
-    *out = g.models;
-    *n = g.n;
+    if (g->n) qsort(g->models, g->n, sizeof *g->models, by_name);
+    *out = g->models;
+    *n = g->n;
     return NIB_OK;
+}
+
+static nib_status list_repo(const nib_hub *h, const char *repo, nib_hub_model **out, size_t *n,
+                            nib_error *e) {
+    gather g = {.repo = repo};
+    char dir[NIB_HUB_PATH];
+    NIB_TRY(nib_hub_repo_dir(h, repo, dir, e));
+    return finish(&g, see_repo(&g, dir, e), out, n);
+}
+
+nib_status nib_hub_list(const nib_hub *h, nib_hub_model **out, size_t *n, nib_error *e) {
+    gather g = {0};
+    nib_status s = NIB_OK;
+    DIR *d = opendir(h->cache);
+    for (struct dirent *item; d && s == NIB_OK && (item = readdir(d));) {
+        char name[NIB_HUB_NAME], dir[NIB_HUB_PATH];
+        if (strncmp(item->d_name, "models--", 8) != 0) continue;
+        if (nib_hub_path(dir, NULL, "%s/%s", h->cache, item->d_name) != NIB_OK) continue;
+        const char *from = item->d_name + 8, *cut = strstr(from, "--");
+        if (cut)
+            snprintf(name, sizeof name, "%.*s/%s", (int)(cut - from), from, cut + 2);
+        else
+            snprintf(name, sizeof name, "%s", from);
+        g.repo = name;
+        s = see_repo(&g, dir, e);
+    }
+    if (d) closedir(d);
+    g.repo = NULL;
+    return finish(&g, s, out, n);
 }
 
 void nib_hub_list_free(nib_hub_model *m, size_t n) {
@@ -328,7 +334,7 @@ nib_status nib_hub_find(const nib_hub *h, const nib_hub_ref *ref, bool single, n
     size_t n = 0;
     char dir[NIB_HUB_PATH], commit[41] = "";
     NIB_TRY(nib_hub_repo_dir(h, ref->repo, dir, e));
-    NIB_TRY(nib_hub_list(h, ref->repo, &m, &n, e));
+    NIB_TRY(list_repo(h, ref->repo, &m, &n, e));
     bool exact = strlen(ref->revision) == 40 && nib_is_hex(ref->revision, 40);
     if (exact)
         memcpy(commit, ref->revision, 41);
@@ -338,7 +344,7 @@ nib_status nib_hub_find(const nib_hub *h, const nib_hub_ref *ref, bool single, n
     /* An older commit of "main" serves as well; of a revision that was asked for it does not. */
     if (at < 0 && strcmp(ref->revision, "main") == 0) at = pick_of(m, n, NULL, ref->want);
     nib_status s = NIB_OK;
-    if (at < 0) {
+    if (at < 0 || !m) {
         s = nib_fail(e, NIB_ERR_NOT_FOUND, "%s is not on this machine: nib pull %s",
                      nib_hub_ref_text(ref), nib_hub_ref_text(ref));
     } else if (single && n > 1 && !*ref->want) {

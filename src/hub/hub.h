@@ -148,10 +148,9 @@ typedef struct nib_hub_model {
     int parts;
     time_t when; /* it came */
 } nib_hub_model;
-/* All models of the cache, sorted by name; of repo only, when not NULL. Split models with parts
- * missing are left out. An absent cache is an empty one. */
-nib_status nib_hub_list(const nib_hub *h, const char *repo, nib_hub_model **out, size_t *n,
-                        nib_error *e);
+/* All models of the cache, sorted by name. Split models with parts missing are left out. An absent
+ * cache is an empty one. */
+nib_status nib_hub_list(const nib_hub *h, nib_hub_model **out, size_t *n, nib_error *e);
 void nib_hub_list_free(nib_hub_model *m, size_t n);
 /* How a person names m on the command line. In a ring of static buffers. */
 const char *nib_hub_model_name(const nib_hub_model *m);

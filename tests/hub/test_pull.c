@@ -153,7 +153,7 @@ static void test_split_and_source(void **state) {
     same_file(in_cache("snapshots/" TEST_COMMIT "/model.safetensors"), &test_hub_files[4]);
     nib_hub_model *list;
     size_t n;
-    test_ok(nib_hub_list(&hub, NULL, &list, &n, &e), &e);
+    test_ok(nib_hub_list(&hub, &list, &n, &e), &e);
     assert_int_equal(n, 2);
     assert_string_equal(list[0].file, "");
     assert_int_equal(list[0].bytes, MB);
@@ -348,7 +348,7 @@ static void test_wrong_answers(void **state) {
     }
     nib_hub_model *list;
     size_t n;
-    test_ok(nib_hub_list(&hub, NULL, &list, &n, &e), &e);
+    test_ok(nib_hub_list(&hub, &list, &n, &e), &e);
     assert_int_equal(n, 0);
     nib_hub_list_free(list, n);
     nib_hub_close(&hub);
