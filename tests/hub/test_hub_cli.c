@@ -1,5 +1,7 @@
 /* pull, ls, rm, verify and the names of models, as a person types them. */
 #include <fcntl.h>
+#include <poll.h>
+#include <pty.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdlib.h>
@@ -232,6 +234,94 @@ static void test_kill(void **state) {
     test_out_has("removed 0 unfinished");
 }
 
+/* Runs nib at a terminal, answers its first question, and returns all it showed. */
+static const char *at_terminal(const char *answer, int *status, const char *a, const char *b) {
+    static char shown[8192];
+    size_t n = 0;
+    int fd;
+    fflush(stdout);
+    pid_t pid = forkpty(&fd, NULL, NULL, NULL);
+    if (pid == 0) {
+        execl(NIB_COMMAND, "nib", a, b, (char *)NULL);
+        _exit(99);
+    }
+    double start = nib_now();
+    bool answered = false;
+    for (;;) {
+        struct pollfd p = {fd, POLLIN, 0};
+        if (nib_now() - start > 60) kill(pid, SIGKILL);
+        poll(&p, 1, 100);
+        ssize_t k = p.revents ? read(fd, shown + n, sizeof shown - 1 - n) : 0;
+        if (p.revents && k <= 0) break;
+        n += (size_t)k;
+        shown[n] = 0;
+        if (answered || (!strstr(shown, "[Y/n] ") && !strstr(shown, "[y/N] "))) continue;
+        answered = true;
+        assert_int_equal(write(fd, answer, strlen(answer)), (ssize_t)strlen(answer));
+    }
+    waitpid(pid, status, 0);
+    close(fd);
+    return shown;
+}
+
+/* At a terminal a missing model is offered, and removing one is asked about. */
+static void test_questions(void **state) {
+    (void)state;
+    int status;
+    test_hub_reset();
+    add_model("tiny-Q4_K_M.gguf");
+    const char *shown = at_terminal("n\n", &status, "show", "USER/REPO");
+    assert_non_null(strstr(shown, "hf.co/USER/REPO is not on this machine. Pull it? [Y/n]"));
+    assert_non_null(strstr(shown, "nib pull hf.co/USER/REPO"));
+    assert_int_equal(WEXITSTATUS(status), 1);
+    assert_int_equal(test_hub.n_api, 0); /* nothing is asked of the hub before the answer */
+    shown = at_terminal("\n", &status, "show", "USER/REPO");
+    assert_non_null(strstr(shown, "architecture"));
+    assert_int_equal(status, 0);
+    shown = at_terminal("\n", &status, "rm", "USER/REPO");
+    assert_non_null(strstr(shown, "Remove USER/REPO:Q4_K_M"));
+    test_nib(NULL, "show USER/REPO");
+    test_status(0); /* Enter is no */
+    shown = at_terminal("y\n", &status, "rm", "USER/REPO");
+    assert_non_null(strstr(shown, "freed"));
+    test_nib(NULL, "show USER/REPO");
+    test_failed(1, "nib pull");
+    shown = at_terminal("n\n", &status, "chat", NULL);
+    assert_non_null(
+        strstr(shown, "qwen2.5-0.5b (491 MB, licence Apache-2.0) is not on this machine"));
+    setenv("HF_HUB_OFFLINE", "1", 1);
+    shown = at_terminal("y\n", &status, "show", "USER/REPO");
+    assert_null(strstr(shown, "[Y/n]"));
+    unsetenv("HF_HUB_OFFLINE");
+}
+
+/* Ctrl-C ends a pull in order. */
+static void test_interrupt(void **state) {
+    (void)state;
+    int status;
+    test_hub_reset();
+    test_hub_add("m-Q8_0.gguf", 6 * MB, false);
+    test_hub.per_second = MB;
+    int fd;
+    char shown[4096] = "";
+    fflush(stdout);
+    pid_t pid = forkpty(&fd, NULL, NULL, NULL);
+    if (pid == 0) {
+        execl(NIB_COMMAND, "nib", "pull", "USER/REPO", (char *)NULL);
+        _exit(99);
+    }
+    double start = nib_now();
+    while (test_hub_sent() < 2 * MB && nib_now() - start < 60) usleep(5000);
+    assert_int_equal(write(fd, "\003", 1), 1);
+    size_t n = 0;
+    for (ssize_t k; (k = read(fd, shown + n, sizeof shown - 1 - n)) > 0;) n += (size_t)k;
+    shown[n] = 0;
+    waitpid(pid, &status, 0);
+    close(fd);
+    assert_int_equal(WEXITSTATUS(status), 130);
+    assert_non_null(strstr(shown, "interrupted: what has arrived is kept"));
+}
+
 static void test_unfinished(void **state) {
     (void)state;
     test_hub_reset();
@@ -256,6 +346,7 @@ int main(void) {
         cmocka_unit_test(test_life),          cmocka_unit_test(test_errors),
         cmocka_unit_test(test_foreign_cache), cmocka_unit_test(test_shared_blob),
         cmocka_unit_test(test_kill),          cmocka_unit_test(test_unfinished),
+        cmocka_unit_test(test_questions),     cmocka_unit_test(test_interrupt),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

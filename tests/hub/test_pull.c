@@ -508,8 +508,8 @@ static void test_bad_journal(void **state) {
     static const char *const journals[] = {
         "",
         "nib-part 1 999 262144 x\n0 262144 0\n",
-        "nib-part 1 %zu 262144 %s\n0 262144 0123456789abcdef\n1 99999999999999 1\n77777 1 1\n-1 5 "
-        "5\n3 ",
+        "nib-part 1 %zu 262144 %s\n0 262144 0123456789abcdef\n1 99999999999999 1\n-1 5 5\n3 ",
+        "nib-part 1 %zu 262144 %s\n77777 1 1\n",
         "nib-part 1 %zu 262144 %s\n\n\n\xff\xff\n0\n0 1\n0 0 0\n",
     };
     for (size_t i = 0; i < NIB_ARRAY_LEN(journals); i++) {
