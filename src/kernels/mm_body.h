@@ -192,12 +192,17 @@ static void matmul_f32(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p
                                                                       : f32_tiles_BF16;
     int64_t n_tiles = (a->n_tok + F32_TOKENS - 1) / F32_TOKENS;
     int64_t together = a->n_tok == 1 ? F32_WIDE : MM_PANELS;
+    float *sums = nib_mm_sums(w, scratch);
     for (int64_t p = p0, n_panels; p < p1; p += n_panels) {
         n_panels = p1 - p >= together ? together : 1;
-        f32_job o = {.a = a, .ldy = ldy, .y = y + p * NIB_PANEL};
-        o.last = nib_mm_rows(w, p + n_panels - 1);
+        int64_t width = (n_panels - 1) * NIB_PANEL + nib_mm_rows(w, p + n_panels - 1);
+        float *out = y + p * NIB_PANEL;
+        f32_job o = {.a = a, .ldy = ldy, .y = out, .last = nib_mm_rows(w, p + n_panels - 1)};
+        /* Between pieces sums wait in scratch: rows of y are powers of two apart and would fall on
+         * the same few lines of the cache. */
+        if (!few) o.y = sums, o.ldy = n_panels * NIB_PANEL, o.last = NIB_PANEL;
         for (int64_t t = 0; t < a->n_tok; t++)
-            memset(o.y + t * ldy, 0, sizeof(float) * (size_t)((n_panels - 1) * NIB_PANEL + o.last));
+            memset(o.y + t * o.ldy, 0, sizeof(float) * (size_t)(few ? width : o.ldy));
         for (int64_t k0 = 0; k0 < w->k; k0 += step) {
             o.k0 = k0;
             o.n = NIB_MIN(step, w->k - k0);
@@ -217,5 +222,7 @@ static void matmul_f32(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p
                 tiles[n_panels > 1][t1 - t0 - 1](&o, t0);
             }
         }
+        for (int64_t t = 0; t < a->n_tok && !few; t++)
+            memcpy(out + t * ldy, sums + t * o.ldy, sizeof(float) * (size_t)width);
     }
 }

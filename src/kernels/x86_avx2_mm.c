@@ -141,6 +141,13 @@ INLINE __m256i dots(bool with_sign, const __m256i w[8], const int8_t *q, int j0,
     return sum;
 }
 
+/* What the same panel gives a turn from now: left to themselves, loads wait for memory while
+ * nothing is multiplied. */
+enum { AHEAD = 2048 };
+INLINE void fetch(const uint8_t *p, size_t n) {
+    for (size_t i = 0; i < n; i += 64) _mm_prefetch((const char *)p + i, _MM_HINT_T0);
+}
+
 /* ---- blocks of 32 ---- */
 
 INLINE void take_turn(nib_dtype t, size_t code_bytes, size_t scale_bytes, const mm_turn *o) {
@@ -150,7 +157,8 @@ INLINE void take_turn(nib_dtype t, size_t code_bytes, size_t scale_bytes, const 
     /* how far the code lies above the weight: 128 >> down */
     bool above = t == NIB_Q4_0 || t == NIB_Q5_0 || t == NIB_MXFP4;
     int down = t == NIB_Q4_0 ? 4 : 3;
-    for (int64_t g = o->g0; g < o->g1; g++, p += code_bytes, s += scale_bytes)
+    for (int64_t g = o->g0; g < o->g1; g++, p += code_bytes, s += scale_bytes) {
+        fetch(p + AHEAD, code_bytes);
         for (int r = 0; r < NIB_PANEL; r += 8) {
             __m256i w[8];
             codes8(t, p, 4 * r, w);
@@ -167,6 +175,7 @@ INLINE void take_turn(nib_dtype t, size_t code_bytes, size_t scale_bytes, const 
                 _mm256_store_ps(acc, v);
             }
         }
+    }
 }
 
 /* ---- blocks of 256 ---- */
@@ -207,9 +216,11 @@ INLINE void take_turn_k(nib_dtype t, size_t code_bytes, size_t scale_bytes, cons
     for (int64_t g = o->g0; g < o->g1; s += scale_bytes) {
         super u;
         _Alignas(32) int32_t isum[TOKENS][NIB_PANEL];
+        fetch(s + scale_bytes, scale_bytes);
         super_scales(t, s, &u);
         int64_t at = g / 8 * n_tok + o->t0;
-        for (int j = 0; j < 8; j++, g++, p += code_bytes)
+        for (int j = 0; j < 8; j++, g++, p += code_bytes) {
+            fetch(p + AHEAD, code_bytes);
             for (int r = 0; r < NIB_PANEL; r += 8) {
                 __m256i w[8], sc[2];
                 codes8(t, p, 4 * r, w);
@@ -226,6 +237,7 @@ INLINE void take_turn_k(nib_dtype t, size_t code_bytes, size_t scale_bytes, cons
                     *to = j ? _mm256_add_epi32(*to, sum) : sum;
                 }
             }
+        }
         for (int r = 0; r < NIB_PANEL; r += 8) {
             __m256 d = f16x8(s + 2 * r), m = d;
             if (t == NIB_Q3_K) d = negate(d);

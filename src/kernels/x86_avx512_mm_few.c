@@ -55,7 +55,7 @@ INLINE void take_turn(nib_dtype t, int nt, const mm_turn *r) {
 INLINE void take_turn_k(nib_dtype t, int nt, const mm_turn *r) {
     const nib_act *a = r->a;
     int64_t n_tok = a->n_tok;
-    const int parts = has_16(t) ? 2 : 1, n_side = 4 * parts;
+    const int parts = has_16(t) ? 2 : 1, n_side = 4 * parts, lines = 8 / parts;
     const uint8_t *p = r->codes, *s = r->scales;
     for (int64_t g = r->g0; g < r->g1; g += 8, s += scale_bytes_of(t)) {
         const int8_t *q = a->kq + (g / 2 * n_tok + r->t0) * 64;
@@ -94,8 +94,9 @@ INLINE void take_turn_k(nib_dtype t, int nt, const mm_turn *r) {
                 for (int i = 0; i < nt; i++) {
                     __m512i sum = _mm512_setzero_si512();
                     UNROLL
-                    for (int l = 8 / parts * h; l < 8 / parts * (h + 1); l++)
-                        sum = dpbusd(sum, w[l], bcast32(q + 64 * i + 4 * l));
+                    for (int l = 0; l < lines; l++)
+                        sum = dpbusd(sum, w[lines * h + l],
+                                     bcast32(q + 64 * i + 4 * (lines * h + l)));
                     isum[i] = _mm512_add_epi32(isum[i], _mm512_mullo_epi32(sum, sc));
                 }
             }
