@@ -1,7 +1,7 @@
 /* nib convert: a Hugging Face folder to GGUF, or GGUF to a folder. */
 #include <jansson.h>
 #include <sys/stat.h>
-#include "cli/host.h"
+#include "cli/models.h"
 #include "convert/convert.h"
 
 static const char *out_path, *type, *pre;
@@ -51,14 +51,19 @@ static nib_status default_output(const char *in, bool folder, nib_buf *out, nib_
 
 nib_status nib_cmd_convert(nib_cli *c, nib_error *e) {
     NIB_TRY(nib_cli_operands(c, 1, 1, "DIR|MODEL", e));
-    const char *in = c->argv[0];
-    bool folder = is_folder(in);
     nib_buf fallback = {0};
+    char *in = NULL;
     nib_convert_result r = {0};
     nib_progress bar;
     nib_status s;
+    NIB_TRY_OUT(nib_model_path(c->argv[0], &in, e));
+    bool folder = is_folder(in);
     if (!out_path) {
-        NIB_TRY_OUT(default_output(in, folder, &fallback, e));
+        /* What was pulled stays as it is: the output goes to this folder. */
+        bool pulled = strcmp(in, c->argv[0]) != 0;
+        const char *slash = pulled ? strrchr(c->argv[0], '/') : NULL;
+        const char *beside = slash ? slash + 1 : c->argv[0];
+        NIB_TRY_OUT(default_output(beside, folder, &fallback, e));
         out_path = fallback.data;
     }
     nib_convert_params p = {.type = type,
@@ -89,5 +94,6 @@ nib_status nib_cmd_convert(nib_cli *c, nib_error *e) {
                nib_count_text(r.n_params), r.type, nib_bytes_text(r.bytes), nib_now() - start);
 out:
     nib_buf_free(&fallback);
+    nib_free(in);
     return s;
 }

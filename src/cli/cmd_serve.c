@@ -1,7 +1,7 @@
 /* nib serve: the engine over HTTP. */
 #include <signal.h>
 #include <unistd.h>
-#include "cli/host.h"
+#include "cli/models.h"
 #ifdef NIB_HAVE_SERVER
 #include "server/server.h"
 
@@ -90,12 +90,11 @@ static void log_line(void *arg, nib_log_level level, const char *line) {
     fprintf(stderr, "nib: %s%s\n", names[level], line);
 }
 
-static void settings(nib_cli *c, nib_server_params *p) {
+static void settings(nib_server_params *p) {
     p->engine = *nib_host_params();
     p->engine.n_seq = parallel ? (int)parallel : 4;
     p->host = host;
     if (port >= 0) p->port = (int)port;
-    p->model_path = c->argc ? c->argv[0] : NULL;
     p->model_name = name;
     if (queue) p->n_queue = (int)queue;
     p->key_file = key_file;
@@ -113,14 +112,23 @@ static void settings(nib_cli *c, nib_server_params *p) {
 nib_status nib_cmd_serve(nib_cli *c, nib_error *e) {
     NIB_TRY(nib_cli_operands(c, 0, 1, "the model file", e));
     nib_server_params p = nib_server_defaults();
-    settings(c, &p);
+    char *path = NULL;
+    settings(&p);
     nib_log_set(log_line, NULL, quiet ? NIB_LOG_WARN : NIB_LOG_INFO);
-    NIB_TRY(nib_server_new(&server, &p, e));
+    if (c->argc) {
+        NIB_TRY(nib_model_find(c->argv[0], &path, e));
+        if (!name && strcmp(path, c->argv[0]) != 0) p.model_name = c->argv[0]; /* an alias */
+        p.model_path = path;
+    }
+    nib_status s = nib_server_new(&server, &p, e); /* copies what it needs */
+    bool model = path != NULL;
+    nib_free(path);
+    if (s != NIB_OK) return s;
     catch_signals();
     nib_log(NIB_LOG_INFO, "listening on http://%s:%d%s; Ctrl-C stops",
             p.host ? p.host : "127.0.0.1", nib_server_port(server),
-            p.model_path ? ", loading the model" : " without a model (nib serve MODEL)");
-    nib_status s = nib_server_run(server, e);
+            model ? ", loading the model" : " without a model (nib serve MODEL)");
+    s = nib_server_run(server, e);
     nib_server_free(server);
     return s;
 }

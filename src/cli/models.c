@@ -115,7 +115,7 @@ static nib_status offer(nib_models *m, const nib_hub_ref *r, const char *missing
     return s;
 }
 
-static nib_status find_file(const char *model, char **path, nib_error *e) {
+nib_status nib_model_path(const char *model, char **path, nib_error *e) {
     nib_models m = {0};
     nib_hub_ref r;
     nib_error why = {0};
@@ -163,7 +163,7 @@ nib_status nib_model_find(const char *model, char **path, nib_error *e) {
                             .progress = on_convert,
                             .progress_arg = &bar,
                             .cancel = &nib_cancel};
-    NIB_TRY(find_file(model, &found, e));
+    NIB_TRY(nib_model_path(model, &found, e));
     if (!nib_convert_is_hf(found)) {
         *path = found;
         return NIB_OK;

@@ -8,6 +8,8 @@
  * terminal offers to pull one that was not. A Hugging Face folder is converted, once. Release *path
  * with nib_free. */
 nib_status nib_model_find(const char *model, char **path, nib_error *e);
+/* The same without converting: of a folder the folder. */
+nib_status nib_model_path(const char *model, char **path, nib_error *e);
 
 /* The hub as the environment says, with a progress bar on standard error and Ctrl-C. */
 typedef struct nib_models {

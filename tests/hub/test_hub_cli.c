@@ -63,7 +63,11 @@ static void test_life(void **state) {
         if (i < 3) test_status(0);
         if (i == 3) test_failed(1, "template"); /* the model was found: it has none */
     }
+    test_nib(NULL, "convert USER/REPO -o %s/folder", test_tmp());
+    test_status(0);
     test_nib(NULL, "show USER/REPO:Q8_0");
+    test_failed(1, "nib pull hf.co/USER/REPO:Q8_0");
+    test_nib(NULL, "serve USER/REPO:Q8_0");
     test_failed(1, "nib pull hf.co/USER/REPO:Q8_0");
     test_nib(NULL, "ls");
     test_status(0);
