@@ -93,15 +93,23 @@ static void read_rows(const conv_tensor *t, int64_t r, int64_t n, int64_t n_all,
 }
 
 static row_fault check(const float *p, int64_t n, nib_dtype to) {
-    float most = 0;
-    bool odd = false;
-    for (int64_t i = 0; i < n; i++) {
-        float a = fabsf(p[i]);
-        odd |= !(a <= 3.4028235e38f);
-        most = a > most ? a : most;
+    /* Without their sign the bits of floats are in the order of their magnitudes, infinity and NaN
+     * last. Sixteen at a time, so that compilers use vectors. */
+    enum { WIDE = 16 };
+    int32_t most[WIDE] = {0}, bits[WIDE], top = 0;
+    int64_t i = 0;
+    for (; i + WIDE <= n; i += WIDE) {
+        memcpy(bits, p + i, sizeof bits);
+        for (int l = 0; l < WIDE; l++) {
+            int32_t b = bits[l] & INT32_MAX;
+            most[l] = b > most[l] ? b : most[l];
+        }
     }
-    if (odd) return FAULT_NAN;
-    return to == NIB_F16 && most >= 65520 ? FAULT_RANGE : FAULT_NONE;
+    for (; i < n; i++) most[0] = NIB_MAX(most[0], (int32_t)(nib_f32_bits(p[i]) & INT32_MAX));
+    for (int l = 0; l < WIDE; l++) top = NIB_MAX(top, most[l]);
+    if (top >= (int32_t)nib_f32_bits(INFINITY)) return FAULT_NAN;
+    /* what rounds to infinity in a half */
+    return to == NIB_F16 && top >= (int32_t)nib_f32_bits(65520) ? FAULT_RANGE : FAULT_NONE;
 }
 
 static void make_chunk(conv_stream *s, int64_t from, int64_t n, float *f) {

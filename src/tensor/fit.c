@@ -8,6 +8,9 @@ const fit_ops nib_fit_narrow = {fit_scale, fit_choose, fit_affine, fit_super_sca
 
 const fit_ops *nib_fit(void) {
 #if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+        return &nib_fit_avx512;
     if (__builtin_cpu_supports("avx2")) return &nib_fit_avx2;
 #endif
     return &nib_fit_narrow;

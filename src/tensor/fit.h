@@ -15,7 +15,7 @@ typedef struct fit_levels {
 } fit_levels;
 
 enum {
-    FIT_BLOCKS = 8,
+    FIT_BLOCKS = 16,
     FIT_MAX_LEN = 64
 }; /* how many blocks are worth giving at once; the longest */
 
@@ -44,6 +44,7 @@ typedef struct fit_ops {
 const fit_ops *nib_fit(void);
 extern const fit_ops nib_fit_narrow; /* 4 lanes, any machine */
 extern const fit_ops nib_fit_avx2;   /* 8 lanes, x86-64 only */
+extern const fit_ops nib_fit_avx512; /* 16 lanes, x86-64 only */
 
 /* v as f16, saturated; what is within a factor of eight of the smallest f16 becomes that rather
  * than 0. */

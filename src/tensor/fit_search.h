@@ -1,4 +1,6 @@
-/* The search itself, compiled once per vector width: LANES is 4 or 8 where this is included.
+/* The search itself, compiled once per vector width: LANES is 4, 8 or 16 where this is included,
+ * and, where the machine has an instruction for it, FIT_MAX(a, b) is a > b ? a : b in each lane (so
+ * b where either is NaN) and FIT_MIN(a, b) a < b ? a : b.
  *
  * Given the codes, the best scale (and offset) is the least-squares solution of a few sums over the
  * group; given the scale, the best codes are the nearest ones. So each search tries a fan of
@@ -15,6 +17,7 @@
 
 typedef float fv __attribute__((vector_size(4 * LANES)));
 typedef int32_t iv __attribute__((vector_size(4 * LANES)));
+typedef uint8_t bv __attribute__((vector_size(LANES)));
 enum { MAX_TILES = 16 / LANES, MAX_ROUNDS = 3 };
 
 typedef struct tile {
@@ -30,11 +33,15 @@ static inline fv splat(float v) {
 static inline fv pick(iv mask, fv a, fv b) {
     return (fv)((mask & (iv)a) | (~mask & (iv)b));
 }
+#if !defined(FIT_MAX)
+#define FIT_MAX(a, b) pick((a) > (b), a, b)
+#define FIT_MIN(a, b) pick((a) < (b), a, b)
+#endif
 static inline fv at_least(fv a, fv b) {
-    return pick(a > b, a, b);
+    return FIT_MAX(a, b);
 } /* b where a is NaN */
 static inline fv at_most(fv a, fv b) {
-    return pick(a < b, a, b);
+    return FIT_MIN(a, b);
 }
 static inline fv magnitude(fv v) {
     return (fv)((iv)v & 0x7fffffff);
@@ -43,8 +50,12 @@ static inline fv magnitude(fv v) {
 static inline fv nearest(fv v) {
     return (v + 0x1.8p23f) - 0x1.8p23f;
 }
+/* The nearest integer in first .. last. */
+static inline fv within(fv v, fv first, fv last) {
+    return nearest(at_most(at_least(v, first), last));
+}
 static inline fv code_for(fv v, fv last) {
-    return nearest(at_most(at_least(v, splat(0)), last));
+    return within(v, splat(0), last);
 }
 /* a / b, but 0 where |b| is next to nothing or b is no number. */
 static inline fv ratio(fv a, fv b) {
@@ -103,8 +114,10 @@ static void normalise(tile *t, fv x_norm, fv w_norm) {
 }
 
 static void store_codes(fv code, uint8_t *out, int stride, int n_groups) {
-    iv c = __builtin_convertvector(code, iv);
-    for (int l = 0; l < n_groups; l++) out[l * stride] = (uint8_t)c[l];
+    bv c = __builtin_convertvector(__builtin_convertvector(code, iv), bv);
+    uint8_t lane[LANES];
+    memcpy(lane, &c, sizeof lane);
+    for (int l = 0; l < n_groups; l++) out[l * stride] = lane[l];
 }
 
 /* ---- a scale alone ---- */
@@ -113,7 +126,6 @@ static void store_codes(fv code, uint8_t *out, int stride, int n_groups) {
 typedef struct scan {
     bool table;
     float first, last;
-    fv last_code;
     fv edge[15], step[15]; /* table: halfway from level k to k + 1, and how far that is */
 } scan;
 
@@ -121,27 +133,38 @@ static void scan_init(scan *s, const fit_levels *lv) {
     s->table = lv->values;
     s->first = (float)(s->table ? lv->values[0] : lv->first);
     s->last = (float)(s->table ? lv->values[15] : lv->first + lv->n - 1);
-    s->last_code = splat((float)(lv->n - 1));
     for (int k = 0; s->table && k < 15; k++) {
         s->edge[k] = splat(0.5f * (float)(lv->values[k] + lv->values[k + 1]));
         s->step[k] = splat((float)(lv->values[k + 1] - lv->values[k]));
     }
 }
 
-/* Of the levels nearest to x * inv: sums of w x level and w level^2. */
-static void scale_sums(const tile *t, const scan *s, fv inv, fv *out_xl, fv *out_ll) {
-    fv xl = splat(0), ll = splat(0);
+/* scale_sums, with what does not change in the loop known to the compiler. */
+static inline __attribute__((always_inline)) void scale_sums_of(const tile *t, const scan *s,
+                                                                bool table, bool weighted, fv inv,
+                                                                fv *out_xl, fv *out_ll) {
+    fv xl = splat(0), ll = splat(0), first = splat(s->first), last = splat(s->last);
     for (int i = 0; i < t->len; i++) {
-        fv v = t->x[i] * inv, level = splat(s->first);
-        if (s->table)
+        fv v = t->x[i] * inv, level = first;
+        if (table)
             for (int k = 0; k < 15; k++) level += (fv)((v > s->edge[k]) & (iv)s->step[k]);
         else
-            level += code_for(v - s->first, s->last_code);
-        fv wl = t->w[i] * level;
+            level = within(v, first, last);
+        fv wl = weighted ? t->w[i] * level : level;
         xl += wl * t->x[i];
         ll += wl * level;
     }
     *out_xl = xl, *out_ll = ll;
+}
+
+/* Of the levels nearest to x * inv: sums of w x level and w level^2. */
+static void scale_sums(const tile *t, const scan *s, fv inv, fv *out_xl, fv *out_ll) {
+    if (s->table)
+        scale_sums_of(t, s, true, true, inv, out_xl, out_ll);
+    else if (t->weighted)
+        scale_sums_of(t, s, false, true, inv, out_xl, out_ll);
+    else
+        scale_sums_of(t, s, false, false, inv, out_xl, out_ll);
 }
 
 static void scale_codes(const tile *t, const scan *s, fv inv, uint8_t *code, int n_groups) {
@@ -150,7 +173,7 @@ static void scale_codes(const tile *t, const scan *s, fv inv, uint8_t *code, int
         if (s->table)
             for (int k = 0; k < 15; k++) c += (fv)((v > s->edge[k]) & (iv)splat(1));
         else
-            c = code_for(v - s->first, s->last_code);
+            c = within(v, splat(s->first), splat(s->last)) - s->first;
         store_codes(c, code + i, t->len, n_groups);
     }
 }
@@ -240,18 +263,28 @@ typedef struct affine_sums {
     fv err;       /* of w (x - x')^2 */
 } affine_sums;
 
-/* Of the codes nearest to (x + b) / a. */
-static inline void affine_try(const tile *t, fv last_code, fv a, fv b, affine_sums *out) {
+static inline __attribute__((always_inline)) void
+affine_try_of(const tile *t, bool weighted, fv last_code, fv a, fv b, affine_sums *out) {
     affine_sums s = {0};
     fv inv = inverse(a);
     for (int i = 0; i < t->len; i++) {
-        fv y = t->x[i] + b, q = code_for(y * inv, last_code), wq = t->w[i] * q, e = y - a * q;
+        fv y = t->x[i] + b, q = code_for(y * inv, last_code), e = y - a * q;
+        fv wq = weighted ? t->w[i] * q : q;
         s.q += wq;
         s.qq += wq * q;
         s.xq += wq * t->x[i];
-        s.err += t->w[i] * e * e;
+        s.err += (weighted ? t->w[i] * e : e) * e;
     }
     *out = s;
+}
+
+/* Of the codes nearest to (x + b) / a. */
+static inline __attribute__((always_inline)) void affine_try(const tile *t, fv last_code, fv a,
+                                                             fv b, affine_sums *out) {
+    if (t->weighted)
+        affine_try_of(t, true, last_code, a, b, out);
+    else
+        affine_try_of(t, false, last_code, a, b, out);
 }
 
 static void affine_codes(const tile *t, fv last_code, fv a, fv b, uint8_t *code, int n_groups) {
@@ -371,7 +404,8 @@ static void fit_super_scale(const fit_levels *lv, int len, int s_min, int s_max,
                             const float *w, uint16_t *d, int8_t *s, uint8_t *code) {
     super u;
     scan sc;
-    fv a[MAX_TILES], best[MAX_TILES] = {{0}}, low = splat((float)s_min), high = splat((float)s_max);
+    fv a[MAX_TILES] = {{0}}, best[MAX_TILES] = {{0}}, low = splat((float)s_min),
+       high = splat((float)s_max);
     float top = 0, best_gain = 0, dn, best_dn = 0;
     super_load(&u, x, w, len);
     scan_init(&sc, lv);
