@@ -6,8 +6,9 @@
  * activations, once a block. Q2_K and Q3_K have their scales in the weight, which fits a byte. */
 #include "kernels/x86_avx512_mm.h"
 
-/* How sums meet scales: each 32 columns, each 16, or not at all. */
-typedef enum how { BY_32, BY_16, FOLDED } how;
+/* How sums meet scales: each 32 columns, each 16, or not at all. BY_WORD: each 16 columns, whose
+ * sum fits a signed word (15 * 127 * 16 does): one instruction multiplies and adds it. */
+typedef enum how { BY_32, BY_16, BY_WORD, FOLDED } how;
 
 typedef struct block {
     _Alignas(64) uint8_t w[64][64];
@@ -62,12 +63,13 @@ INLINE void tile(how by, bool min, int nt, const job *o, int64_t t0) {
     int64_t n_tok = o->a->n_tok, at = o->b * n_tok + t0;
     const int8_t *q = o->a->kq + (o->b * 4 * n_tok + t0) * 64;
     const block *w = o->w;
-    int n_side = by == BY_32 ? 4 : 8;
-    const int16_t *ks = by == BY_32 ? o->a->ks32 + at * 8 : o->a->ks16 + at * 16;
+    bool of_32 = by == BY_32 || by == BY_WORD;
+    int n_side = of_32 ? 4 : 8;
+    const int16_t *ks = of_32 ? o->a->ks32 + at * 8 : o->a->ks16 + at * 16;
     __m512i isum[2][MOST];
     UNROLL
     for (int t = 0; t < nt; t++) isum[0][t] = isum[1][t] = _mm512_setzero_si512();
-    const int lines = by == BY_16 ? 4 : 8;
+    const int lines = by == BY_16 || by == BY_WORD ? 4 : 8;
     for (int g = 0; g < 64 / lines; g++) {
         __m512i sum[2][MOST];
         UNROLL
@@ -95,11 +97,13 @@ INLINE void tile(how by, bool min, int nt, const job *o, int64_t t0) {
         if (by == FOLDED) continue;
         UNROLL
         for (int r = 0; r < 2; r++) {
-            __m512i sc = _mm512_load_si512(w[r].sc[g]);
+            __m512i sc = _mm512_load_si512(w[r].sc[by == BY_WORD ? g / 2 : g]);
             KEEP_ORDER();
             UNROLL
             for (int t = 0; t < nt; t++)
-                isum[r][t] = _mm512_add_epi32(isum[r][t], _mm512_mullo_epi32(sum[r][t], sc));
+                isum[r][t] = by == BY_WORD
+                                 ? dpwssd(isum[r][t], sum[r][t], sc)
+                                 : _mm512_add_epi32(isum[r][t], _mm512_mullo_epi32(sum[r][t], sc));
         }
     }
     float *sums = o->sums + t0 * 2 * NIB_PANEL;
@@ -107,7 +111,7 @@ INLINE void tile(how by, bool min, int nt, const job *o, int64_t t0) {
     for (int r = 0; r < 2; r++) {
         UNROLL
         for (int t = 0; t < nt; t++) {
-            const int16_t *k = ks + t * (by == BY_32 ? 8 : 16);
+            const int16_t *k = ks + t * (of_32 ? 8 : 16);
             __m512i side = min ? _mm512_setzero_si512() : isum[r][t];
             UNROLL
             for (int i = 0; i < n_side; i++)
@@ -140,6 +144,7 @@ INLINE void tile(how by, bool min, int nt, const job *o, int64_t t0) {
         tile_##N##_1, tile_##N##_2, tile_##N##_3, tile_##N##_4, tile_##N##_5, tile_##N##_6,        \
             tile_##N##_7                                                                           \
     }
+TILES(word_min, BY_WORD, true)
 TILES(min, BY_32, true)
 TILES(by_32, BY_32, false)
 TILES(by_16, BY_16, false)
@@ -147,8 +152,8 @@ TILES(folded_min, FOLDED, true)
 TILES(folded, FOLDED, false)
 typedef void (*tile_fn)(const job *o, int64_t t0);
 static const tile_fn tiles[][MOST] = {
-    [NIB_Q4_K] = ROW(min),   [NIB_Q5_K] = ROW(min),    [NIB_IQ4_XS] = ROW(by_32),
-    [NIB_Q6_K] = ROW(by_16), [NIB_Q3_K] = ROW(folded), [NIB_Q2_K] = ROW(folded_min),
+    [NIB_Q4_K] = ROW(word_min), [NIB_Q5_K] = ROW(min),    [NIB_IQ4_XS] = ROW(by_32),
+    [NIB_Q6_K] = ROW(by_16),    [NIB_Q3_K] = ROW(folded), [NIB_Q2_K] = ROW(folded_min),
 };
 
 #define NIB_P16(...)
