@@ -36,6 +36,7 @@ typedef struct nib_server_params {
     int port;                 /* 0: any that is free */
     const char *model_path;   /* NULL: no model, what needs one answers 503 */
     const char *model_name;   /* what clients call it; NULL: the file's name without .gguf */
+    nib_model_params model;   /* how it is opened */
     nib_engine_params engine; /* n_seq: replies at once */
     int n_queue;              /* requests that may wait; 0: 64 */
     const char *key_file;     /* one key a line; NULL: none is asked for */
@@ -46,8 +47,9 @@ typedef struct nib_server_params {
     size_t max_body;          /* bytes */
     int max_messages;
     int max_connections;
-    int rate;     /* generations a client may start in a minute; 0: any number */
-    double grace; /* seconds that replies may take to end when the server stops */
+    int rate;                /* generations a client may start in a minute; 0: any number */
+    double grace;            /* seconds that replies may take to end when the server stops */
+    const atomic_bool *quit; /* looked at four times a second: true stops the server; or NULL */
 } nib_server_params;
 nib_server_params nib_server_defaults(void);
 
