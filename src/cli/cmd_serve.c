@@ -1,13 +1,12 @@
 /* nib serve: the engine over HTTP. */
 #include <signal.h>
 #include <unistd.h>
-#include "cli/host.h"
-#include "cli/watch.h"
+#include "cli/models.h"
 #ifdef NIB_HAVE_SERVER
 #include "server/server.h"
 
 enum { MAX_LIST = 32 };
-static const char *host, *key_file, *name, *cors[MAX_LIST + 1], *allowed[MAX_LIST + 1];
+static const char *host, *store, *key_file, *name, *cors[MAX_LIST + 1], *allowed[MAX_LIST + 1];
 static int64_t port = -1, parallel, queue, max_tokens, rate = -1, connections, messages;
 static uint64_t max_body;
 static double max_seconds = -1, grace = -1;
@@ -67,6 +66,9 @@ const nib_option nib_opts_serve[] = {
                 "connections at a time; further ones wait (default: 1024)"),
     {"grace", 0, "S", set_number, &grace, 0, 3600,
      "seconds that replies may take to end when the server is stopped (default: 5)", NULL},
+    NIB_OPT_TEXT("store", 0, "FILE", &store,
+                 "where the pages keep conversations (default: where 'nib chat' does); :memory: "
+                 "keeps them until the server ends"),
     NIB_OPT_SWITCH("quiet", 'q', &quiet, "no line for each request"),
     NIB_OPT_GROUP("Model and memory", nib_host_options),
     NIB_OPT_END,
@@ -97,6 +99,7 @@ static void settings(nib_server_params *p) {
     p->host = host;
     if (port >= 0) p->port = (int)port;
     p->model_name = name;
+    p->store = store;
     if (queue) p->n_queue = (int)queue;
     p->key_file = key_file;
     p->cors = cors;
@@ -113,31 +116,24 @@ static void settings(nib_server_params *p) {
 nib_status nib_cmd_serve(nib_cli *c, nib_error *e) {
     NIB_TRY(nib_cli_operands(c, 0, 1, "the model file", e));
     nib_server_params p = nib_server_defaults();
+    char *path = NULL;
     settings(&p);
-    nib_found found = {0};
-    nib_status s;
-    if (c->argc) NIB_TRY(nib_host_find(&found, c->argv[0], e));
-    nib_filemap file = {0};
-    if (found.path) NIB_TRY_OUT(nib_filemap_open(&file, found.path, e)); /* said before all else */
-    nib_filemap_close(&file);
-    if (!name && found.path && strcmp(found.path, c->argv[0]) != 0)
-        p.model_name = c->argv[0]; /* an alias */
-    p.model_path = found.path;
-    p.model = found.params;
-    p.quit = &nib_cancel;
     nib_log_set(log_line, NULL, quiet ? NIB_LOG_WARN : NIB_LOG_INFO);
-    NIB_TRY_OUT(nib_server_new(&server, &p, e));
-    NIB_TRY_OUT(nib_host_watch(e));
+    if (c->argc) {
+        NIB_TRY(nib_model_find(c->argv[0], &path, e));
+        if (!name && strcmp(path, c->argv[0]) != 0) p.model_name = c->argv[0]; /* an alias */
+        p.model_path = path;
+    }
+    nib_status s = nib_server_new(&server, &p, e); /* copies what it needs */
+    bool model = path != NULL;
+    nib_free(path);
+    if (s != NIB_OK) return s;
     catch_signals();
     nib_log(NIB_LOG_INFO, "listening on http://%s:%d%s; Ctrl-C stops",
             p.host ? p.host : "127.0.0.1", nib_server_port(server),
-            p.model_path ? ", loading the model" : " without a model (nib serve MODEL)");
+            model ? ", loading the model" : " without a model (nib serve MODEL)");
     s = nib_server_run(server, e);
-    if (s == NIB_OK && nib_watch_fired(e)) s = NIB_ERR_MEMORY_FIT;
-out:
-    nib_watch_stop();
     nib_server_free(server);
-    nib_found_free(&found);
     return s;
 }
 

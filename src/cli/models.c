@@ -48,12 +48,11 @@ nib_status nib_models_ref(const nib_models *m, const char *text, nib_hub_ref *ou
 
 bool nib_confirm(bool yes, const char *fmt, ...) {
     if (!isatty(STDIN_FILENO) || !isatty(STDERR_FILENO)) return false;
-    char question[1024];
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(question, sizeof question, fmt, ap);
+    vfprintf(stderr, fmt, ap);
     va_end(ap);
-    fprintf(stderr, "%s %s ", question, yes ? "[Y/n]" : "[y/N]");
+    fprintf(stderr, yes ? " [Y/n] " : " [y/N] ");
     fflush(stderr);
     nib_buf line = {0};
     bool end = false;

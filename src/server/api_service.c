@@ -1,4 +1,4 @@
-/* What a server says of itself: /health, /, /v1/models. */
+/* What a server says of itself: /health, /v1/models. */
 #include <time.h>
 #include "server/api.h"
 
@@ -10,10 +10,6 @@ void nib_get_health(nib_http *r) {
         return;
     case NIB_SERVER_READY: nib_http_reply(r, 200, "application/json", "{\"status\":\"ok\"}", 15);
     }
-}
-
-void nib_get_root(nib_http *r) {
-    nib_http_reply(r, 200, "text/plain; charset=utf-8", "Ollama is running", 17);
 }
 
 static json_t *model_object(nib_http *r) {

@@ -246,9 +246,7 @@ void nib_http_error(nib_http *r, int status, const char *code, const char *param
     nib_buf b = {0};
     if (status == 429 || status == 503) nib_http_set(r, "Retry-After", "1");
     if (d == NIB_HTML) {
-        nib_buf_printf(&b, "<!doctype html><meta charset=utf-8><title>%d</title><p>", status);
-        nib_put_html(&b, message, strlen(message));
-        nib_buf_puts(&b, "</p>\n");
+        nib_web_error(r, status, message, &b);
         nib_http_reply(r, status, "text/html; charset=utf-8", b.data, b.len);
     } else {
         nib_http_error_body(d, status, code, param, message, &b);
@@ -336,6 +334,12 @@ void nib_http_sse(nib_http *r, const char *event, const char *data, size_t n) {
     nib_buf_putc(&b, '\n');
     if (!b.failed) nib_http_write(r, b.data, b.len);
     nib_buf_free(&b);
+}
+
+size_t nib_http_waiting(const nib_http *r) {
+    if (!r->own->req || r->own->done) return 0;
+    struct bufferevent *bev = evhttp_connection_get_bufferevent(r->own->conn);
+    return evbuffer_get_length(bufferevent_get_output(bev));
 }
 
 void nib_http_end(nib_http *r) {

@@ -6,8 +6,6 @@
 #include <pthread.h>
 #include "server/server.h"
 
-typedef struct nib_box nib_box; /* a generation, seen from the I/O thread */
-
 struct nib_http_private {
     struct evhttp_request *req; /* NULL once it is evhttp's alone */
     struct evhttp_connection *conn;
@@ -24,6 +22,7 @@ struct nib_http_private {
     } * query, *form;
     bool query_read, form_read;
     char peer[64];
+    const char *token; /* of the pages' forms (web_session.c) */
 };
 
 typedef struct nib_mail nib_mail;
@@ -76,6 +75,7 @@ struct nib_server {
     double stop_at;
     uint64_t n_http, n_http_errors; /* replies, and of them with a status from 400 on */
     void *apis;                     /* what APIs keep between requests (responses) */
+    struct nib_web *web;            /* what pages keep */
 };
 
 /* mail.c */
@@ -97,6 +97,11 @@ void nib_conns_sweep(nib_server *s);
 void nib_conns_free(nib_server *s);
 /* form.c */
 struct nib_pair *nib_form_parse(nib_arena *a, const char *p, size_t n);
+/* web.c: opens the conversations; closes them once nothing is generated any more. */
+nib_status nib_web_open(nib_server *s, nib_error *e);
+void nib_web_close(nib_server *s);
+/* web_page.c: a whole page that says what is wrong, or a note for a page that is there already. */
+void nib_web_error(nib_http *r, int status, const char *message, nib_buf *out);
 /* api_responses.c: what it keeps */
 void nib_apis_free(nib_server *s);
 #endif

@@ -11,6 +11,8 @@ struct nib_box {
     nib_http *r; /* NULL: it has gone */
     nib_job *job;
     nib_http_event_fn fn;
+    nib_listener listen; /* instead of fn: the job is no request's */
+    void *arg;
     size_t n_embd;
 };
 
@@ -126,6 +128,7 @@ void nib_mail_deliver(nib_server *s) {
         if (r && m->ev.reply) r->own->n_generated += m->ev.reply->n_generated;
         if (r && last) r->own->box = NULL;
         if (r) box->fn(r, &m->ev);
+        if (box->listen) box->listen(box->arg, &m->ev);
         if (last) {
             nib_job_release(box->job);
             nib_free(box);
@@ -159,6 +162,33 @@ bool nib_http_generate(nib_http *r, nib_request *q, nib_http_event_fn fn) {
     nib_request_free(q);
     nib_http_fail(r, &e, NULL);
     return false;
+}
+
+nib_status nib_server_generate(nib_server *s, nib_request *q, nib_listener fn, void *arg,
+                               nib_box **out, nib_error *e) {
+    nib_sched *sched = nib_server_sched(s);
+    nib_box *box = nib_calloc(1, sizeof *box);
+    nib_status status;
+    if (!box) {
+        status = nib_fail_nomem(e, sizeof *box, "a reply");
+    } else if (!sched) {
+        status = nib_fail(e, NIB_ERR_NOT_FOUND, "there is no model");
+    } else {
+        *box = (nib_box){.server = s, .listen = fn, .arg = arg};
+        box->n_embd = (size_t)nib_model_get_info(nib_sched_model(sched))->n_embd;
+        status = nib_sched_submit(sched, q, on_event, box, &box->job, e);
+    }
+    if (status == NIB_OK) {
+        *out = box;
+        return NIB_OK;
+    }
+    nib_free(box);
+    nib_request_free(q);
+    return status;
+}
+
+void nib_box_finish(nib_box *b) {
+    nib_job_finish(b->job);
 }
 
 void nib_box_leave(nib_http *r) {

@@ -88,9 +88,8 @@ static nib_status load(nib_server *s, nib_error *e) {
     nib_model *m = NULL;
     nib_engine *en = NULL;
     nib_sched *sched = NULL;
-    nib_model_params mp = s->p.model;
-    mp.progress = go_on;
-    mp.progress_arg = s;
+    nib_model_params mp = {
+        .n_threads = s->p.engine.n_threads, .progress = go_on, .progress_arg = s};
     double start = nib_now();
     NIB_TRY(nib_model_open(&m, s->p.model_path, &mp, e));
     nib_status status = make_engine(s, m, &en, e);
@@ -160,7 +159,6 @@ static void on_tick(evutil_socket_t fd, short what, void *arg) {
     nib_server *s = arg;
     (void)fd, (void)what;
     nib_conns_sweep(s);
-    if (s->p.quit && atomic_load(s->p.quit) && !s->n_stops) nib_server_stop(s);
     if (s->n_stops) on_stop(-1, 0, s);
 }
 
@@ -179,7 +177,8 @@ static nib_status copy_params(nib_server *s, const nib_server_params *p, nib_err
     if (s->p.max_body == 0) s->p.max_body = d.max_body;
     if (s->p.max_messages <= 0) s->p.max_messages = d.max_messages;
     if (s->p.max_connections <= 0) s->p.max_connections = d.max_connections;
-    const char **texts[] = {&s->p.host, &s->p.model_path, &s->p.model_name, &s->p.key_file};
+    const char **texts[] = {&s->p.host, &s->p.model_path, &s->p.model_name, &s->p.key_file,
+                            &s->p.store};
     for (size_t i = 0; i < NIB_ARRAY_LEN(texts); i++)
         if (*texts[i] && !(*texts[i] = nib_arena_strndup(&s->arena, *texts[i], strlen(*texts[i]))))
             return nib_fail_nomem(e, 1, "the server's settings");
@@ -271,7 +270,7 @@ nib_status nib_server_new(nib_server **out, const nib_server_params *p, nib_erro
         status = nib_fail_nomem(e, 1, "the server's events");
         goto out;
     }
-    if ((status = bind_at(s, e)) != NIB_OK) goto out;
+    if ((status = bind_at(s, e)) != NIB_OK || (status = nib_web_open(s, e)) != NIB_OK) goto out;
     *out = s;
     return NIB_OK;
 out:
@@ -311,6 +310,7 @@ void nib_server_free(nib_server *s) {
     while (s->live) nib_http_abandon(s->live);
     if (s->http) evhttp_free(s->http);
     nib_conns_free(s);
+    nib_web_close(s);
     nib_apis_free(s);
     if (s->mail_event) event_free(s->mail_event);
     if (s->stop_event) event_free(s->stop_event);

@@ -36,7 +36,6 @@ typedef struct nib_server_params {
     int port;                 /* 0: any that is free */
     const char *model_path;   /* NULL: no model, what needs one answers 503 */
     const char *model_name;   /* what clients call it; NULL: the file's name without .gguf */
-    nib_model_params model;   /* how it is opened */
     nib_engine_params engine; /* n_seq: replies at once */
     int n_queue;              /* requests that may wait; 0: 64 */
     const char *key_file;     /* one key a line; NULL: none is asked for */
@@ -47,9 +46,9 @@ typedef struct nib_server_params {
     size_t max_body;          /* bytes */
     int max_messages;
     int max_connections;
-    int rate;                /* generations a client may start in a minute; 0: any number */
-    double grace;            /* seconds that replies may take to end when the server stops */
-    const atomic_bool *quit; /* looked at four times a second: true stops the server; or NULL */
+    int rate;          /* generations a client may start in a minute; 0: any number */
+    const char *store; /* file of the pages' conversations; NULL: the user's, as 'nib chat' has */
+    double grace;      /* seconds that replies may take to end when the server stops */
 } nib_server_params;
 nib_server_params nib_server_defaults(void);
 
@@ -150,6 +149,7 @@ void nib_http_write(nib_http *r, const void *p, size_t n);
 /* One event of a text/event-stream: event NULL has no name; lines of data are told apart. */
 void nib_http_sse(nib_http *r, const char *event, const char *data, size_t n);
 void nib_http_end(nib_http *r);
+size_t nib_http_waiting(const nib_http *r); /* bytes that the client has not taken yet */
 
 /* ---- generations (mail.c) ---- */
 
@@ -163,6 +163,14 @@ bool nib_http_generate(nib_http *r, nib_request *q, nib_http_event_fn fn);
 void nib_http_finish(nib_http *r);
 /* A request with the server's limits as defaults. NULL: out of memory, and the client was told. */
 nib_request *nib_http_request_new(nib_http *r);
+
+/* The same without a request: nobody's leaving ends it. fn hears until END, after which *out is
+ * gone; q is taken over, also on failure. */
+typedef struct nib_box nib_box;
+typedef void (*nib_listener)(void *arg, const nib_event *ev);
+nib_status nib_server_generate(nib_server *s, nib_request *q, nib_listener fn, void *arg,
+                               nib_box **out, nib_error *e);
+void nib_box_finish(nib_box *b);
 
 /* ---- text ---- */
 

@@ -81,10 +81,11 @@ typedef struct nib_turns {
     size_t n, cap;
 } nib_turns;
 void nib_turns_free(nib_turns *t);
-/* Adds a message below parent (0: as a first one) and makes it the leaf. */
+/* Adds a message below parent (0: as a first one) and makes it the leaf. model: who says it; NULL:
+ * none. */
 nib_status nib_turn_add(nib_store *s, int64_t talk, int64_t parent, const char *role,
-                        const char *content, const char *thinking, nib_turn_state state,
-                        int64_t *id, nib_error *e);
+                        const char *content, const char *model, nib_turn_state state, int64_t *id,
+                        nib_error *e);
 /* Appends to a growing message; either may be NULL. */
 nib_status nib_turn_grow(nib_store *s, int64_t id, const char *content, const char *thinking,
                          nib_error *e);

@@ -65,12 +65,12 @@ static nib_status insert(nib_store *s, int64_t talk, int64_t parent, const nib_m
 }
 
 nib_status nib_turn_add(nib_store *s, int64_t talk, int64_t parent, const char *role,
-                        const char *content, const char *thinking, nib_turn_state state,
-                        int64_t *id, nib_error *e) {
+                        const char *content, const char *model, nib_turn_state state, int64_t *id,
+                        nib_error *e) {
     sqlite3_stmt *q;
     bool row = true;
     int64_t made = 0;
-    nib_message m = {(char *)role, (char *)content, (char *)thinking};
+    nib_message m = {(char *)role, (char *)content, NULL};
     NIB_TRY(store_begin(s, e));
     nib_status st = NIB_OK;
     if (parent) {
@@ -82,7 +82,7 @@ nib_status nib_turn_add(nib_store *s, int64_t talk, int64_t parent, const char *
             st = nib_fail(e, NIB_ERR_NOT_FOUND, "there is no message %lld in conversation %lld",
                           (long long)parent, (long long)talk);
     }
-    if (st == NIB_OK) st = insert(s, talk, parent, &m, NULL, state, &made, e);
+    if (st == NIB_OK) st = insert(s, talk, parent, &m, model, state, &made, e);
     if (st == NIB_OK) st = touch(s, talk, made, e);
     NIB_TRY(store_end(s, st, e));
     *id = made;

@@ -23,7 +23,7 @@ static inline bool html_in(const char *list, const char *p, size_t n) {
 static inline const char *html_wrong(const char *p, const char *tags) {
     static char why[200];
     static const char empty[] = " area base br col hr img input link meta source wbr !doctype path "
-                                "circle rect line polyline use ";
+                                "circle rect line polyline ";
     struct {
         const char *p;
         size_t n;

@@ -18,6 +18,7 @@ nib_server_params test_serve_params(const char *model_path) {
     p.model_name = model_path ? "tiny" : NULL;
     p.engine = (nib_engine_params){.n_threads = 1, .n_seq = 4, .ignore_memory = true};
     p.rate = 0;
+    p.store = ":memory:";
     p.grace = 0.2;
     return p;
 }

@@ -1,0 +1,43 @@
+# Files of web/ as a C source. cmake -DWEB=web -DOUT=file.c [-DNPM=npm] -P embed.cmake
+#
+# With npm, what package-lock.json names is installed first (no install scripts are run). Without it, or without a
+# network, the pages go without htmx: links, forms and streamed HTML.
+if(NPM AND (NOT EXISTS ${WEB}/node_modules/.package-lock.json OR
+            ${WEB}/package-lock.json IS_NEWER_THAN ${WEB}/node_modules/.package-lock.json))
+  execute_process(COMMAND ${NPM} ci --ignore-scripts --no-audit --no-fund --loglevel=error
+    WORKING_DIRECTORY ${WEB} RESULT_VARIABLE failed OUTPUT_QUIET ERROR_VARIABLE said)
+  if(failed)
+    message("nib: npm could not fetch htmx; the pages go without it. ${said}")
+  else()
+    file(TOUCH ${WEB}/node_modules/.package-lock.json)
+  endif()
+endif()
+file(GLOB files ${WEB}/*.css ${WEB}/*.js ${WEB}/*.svg)
+foreach(taken htmx.min.js ext/hx-sse.min.js)
+  if(EXISTS ${WEB}/node_modules/htmx.org/dist/${taken})
+    list(APPEND files ${WEB}/node_modules/htmx.org/dist/${taken})
+  endif()
+endforeach()
+set(arrays "")
+set(rows "")
+set(n 0)
+foreach(path ${files})
+  get_filename_component(name ${path} NAME)
+  get_filename_component(ending ${path} LAST_EXT)
+  set(type "text/javascript; charset=utf-8")
+  if(ending STREQUAL ".css")
+    set(type "text/css; charset=utf-8")
+  elseif(ending STREQUAL ".svg")
+    set(type "image/svg+xml")
+  endif()
+  file(READ ${path} bytes HEX)
+  file(SHA256 ${path} hash)
+  string(SUBSTRING ${hash} 0 12 hash)
+  string(REGEX REPLACE "(................................................................)" "\\1\n" bytes "${bytes}")
+  string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," bytes "${bytes}")
+  string(APPEND arrays "static const unsigned char asset_${n}[] = {\n${bytes}};\n")
+  string(APPEND rows "    {\"${name}\", \"${type}\", \"${hash}\", asset_${n}, sizeof asset_${n}},\n")
+  math(EXPR n "${n} + 1")
+endforeach()
+file(WRITE ${OUT} "/* Made by cmake/embed.cmake. */\n#include \"server/web.h\"\n${arrays}"
+  "const web_asset web_assets[] = {\n${rows}};\nconst size_t web_n_assets = NIB_ARRAY_LEN(web_assets);\n")

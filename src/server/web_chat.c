@@ -1,0 +1,272 @@
+/* What is done in a conversation: say, answer again, edit, choose a version, stop; and the streams
+ * of replies. */
+#include "server/web.h"
+
+/* A form was answered: the page's messages as they are now, for htmx, else the page anew. */
+static void show_all(nib_http *r, int64_t talk, int64_t at) {
+    nib_turns turns = {0};
+    nib_error e;
+    if (!web_has_htmx(r)) {
+        web_go(r, talk, at);
+        return;
+    }
+    if (nib_turn_path(web_store(r), talk, 0, &turns, &e) != NIB_OK) {
+        web_fail(r, &e);
+        return;
+    }
+    nib_buf b = {0};
+    web_page p = {.turns = &turns, .token = web_token(r)};
+    web_put_partial(&b, "#messages", "innerHTML");
+    web_put_messages(&p, &b);
+    web_put_partial_end(&b);
+    web_put_partial(&b, "#say-ids", "innerHTML");
+    web_put_composer_ids(talk, turns.n ? turns.v[turns.n - 1].id : 0, &b);
+    web_put_partial_end(&b);
+    nib_turns_free(&turns);
+    web_send(r, 200, &b);
+}
+
+/* A new reply to the message 'to'. 0: it could not be, and the client was told. */
+static int64_t answer(nib_http *r, const nib_talk *talk, int64_t to) {
+    nib_turns turns = {0};
+    nib_error e;
+    int64_t id = 0;
+    nib_status s = nib_turn_path(web_store(r), talk->id, to, &turns, &e);
+    if (s == NIB_OK)
+        s = nib_turn_add(web_store(r), talk->id, to, "assistant", "", web_model(r),
+                         NIB_TURN_GROWING, &id, &e);
+    if (s == NIB_OK)
+        web_reply_start(r, talk, &turns, id);
+    else
+        web_fail(r, &e);
+    nib_turns_free(&turns);
+    return s == NIB_OK ? id : 0;
+}
+
+/* The beginning of what was said, as the conversation's name. */
+static void make_title(const char *text, char *out, size_t size) {
+    size_t n = strcspn(text, "\n");
+    if (n >= size) {
+        n = nib_utf8_complete(text, size - 5);
+        size_t cut = n;
+        while (cut > size / 2 && text[cut - 1] != ' ') cut--;
+        if (cut > size / 2) n = cut - 1;
+        snprintf(out, size, "%.*s\xe2\x80\xa6", (int)n, text);
+    } else {
+        snprintf(out, size, "%.*s", (int)n, text);
+    }
+}
+
+/* The talk of a form: made when it is 0. false: the client was told why not. */
+static bool take_talk(nib_http *r, const char *text, nib_talk *talk, bool *made) {
+    int64_t id;
+    nib_error e;
+    if (!web_form_id(r, "talk", &id)) return false;
+    nib_status s = NIB_OK;
+    *made = id == 0;
+    if (id == 0) {
+        char title[64];
+        make_title(text, title, sizeof title);
+        s = nib_talk_new(web_store(r), title, &id, &e);
+    }
+    if (s == NIB_OK) s = nib_talk_get(web_store(r), id, talk, &e);
+    if (s == NIB_OK && nib_http_form(r, "think-shown")) {
+        bool on = nib_http_form(r, "think") != NULL;
+        int think = on ? 1 : talk->think == 1 ? 2 : talk->think;
+        if (think != talk->think) {
+            talk->think = think;
+            s = nib_talk_set(web_store(r), talk, &e);
+        }
+    }
+    if (s != NIB_OK) {
+        nib_talk_free(talk);
+        web_fail(r, &e);
+    }
+    return s == NIB_OK;
+}
+
+/* Whether a message may follow 'parent': not while that still grows. */
+static bool may_follow(nib_http *r, int64_t parent) {
+    nib_turns one = {0};
+    nib_error e;
+    if (!parent) return true;
+    if (nib_turn_get(web_store(r), parent, &one, &e) != NIB_OK) {
+        web_fail(r, &e);
+        return false;
+    }
+    bool growing = one.v[0].state == NIB_TURN_GROWING;
+    nib_turns_free(&one);
+    if (growing)
+        nib_http_error(r, 409, NULL, NULL, "The reply is still being written: stop it first.");
+    return !growing;
+}
+
+/* What was said, and its reply, put below the others. */
+static void show_new(nib_http *r, const nib_talk *talk, bool made, int64_t said, int64_t reply) {
+    nib_turns turns = {0};
+    nib_error e;
+    nib_buf b = {0};
+    char path[40];
+    if (!web_has_htmx(r)) {
+        web_go(r, talk->id, reply);
+        return;
+    }
+    if (nib_turn_path(web_store(r), talk->id, reply, &turns, &e) != NIB_OK) {
+        web_fail(r, &e);
+        return;
+    }
+    const char *token = web_token(r);
+    for (size_t i = 0; i < turns.n; i++)
+        if (turns.v[i].id >= said) web_put_message(&turns.v[i], token, true, &b);
+    nib_turns_free(&turns);
+    web_put_partial(&b, "#say-ids", "innerHTML");
+    web_put_composer_ids(talk->id, reply, &b);
+    web_put_partial_end(&b);
+    web_put_partial(&b, "#talks", "innerMorph");
+    web_put_list(r, NULL, talk->id, &b);
+    web_put_partial_end(&b);
+    if (made) {
+        web_put_partial(&b, "#title", "innerHTML");
+        nib_html(&b, "%s", talk->title);
+        web_put_partial_end(&b);
+        web_put_partial(&b, "#greeting", "delete");
+        web_put_partial_end(&b);
+        snprintf(path, sizeof path, "/c/%lld", (long long)talk->id);
+        nib_http_set(r, "HX-Push-Url", path);
+    }
+    web_send(r, 200, &b);
+}
+
+void nib_post_say(nib_http *r) {
+    int64_t parent, said = 0, reply;
+    nib_talk talk = {0};
+    nib_error e;
+    bool made;
+    if (!web_form_ok(r) || !web_form_id(r, "parent", &parent)) return;
+    const char *text = web_form_text(r, "text");
+    if (!*text) {
+        nib_http_error(r, 400, NULL, "text", "There is nothing to send.");
+        return;
+    }
+    if (!nib_utf8_valid(text, strlen(text))) {
+        nib_http_error(r, 400, NULL, "text", "The message is not UTF-8.");
+        return;
+    }
+    if (!may_follow(r, parent) || !take_talk(r, text, &talk, &made)) return;
+    if (nib_turn_add(web_store(r), talk.id, parent, "user", text, NULL, NIB_TURN_WHOLE, &said,
+                     &e) != NIB_OK)
+        web_fail(r, &e);
+    else if ((reply = answer(r, &talk, said)) != 0)
+        show_new(r, &talk, made, said, reply);
+    nib_talk_free(&talk);
+}
+
+/* The message that a form is about. */
+static bool take_message(nib_http *r, nib_turns *one, nib_talk *talk) {
+    int64_t id;
+    nib_error e;
+    if (!web_form_ok(r) || !web_form_id(r, "message", &id)) return false;
+    nib_status s = nib_turn_get(web_store(r), id, one, &e);
+    if (s == NIB_OK && (s = nib_talk_get(web_store(r), one->v[0].talk, talk, &e)) != NIB_OK)
+        nib_turns_free(one);
+    if (s != NIB_OK) web_fail(r, &e);
+    return s == NIB_OK;
+}
+
+void nib_post_again(nib_http *r) {
+    nib_turns one = {0};
+    nib_talk talk = {0};
+    if (!take_message(r, &one, &talk)) return;
+    const nib_turn *t = &one.v[0];
+    if (strcmp(t->role, "assistant") != 0 || !t->parent)
+        nib_http_error(r, 400, NULL, "message", "Only replies can be made again.");
+    else if (t->state == NIB_TURN_GROWING)
+        nib_http_error(r, 409, NULL, NULL, "The reply is still being written: stop it first.");
+    else {
+        int64_t reply = answer(r, &talk, t->parent);
+        if (reply) show_all(r, talk.id, reply);
+    }
+    nib_turns_free(&one);
+    nib_talk_free(&talk);
+}
+
+void nib_post_edit(nib_http *r) {
+    nib_turns one = {0};
+    nib_talk talk = {0};
+    nib_error e;
+    int64_t said = 0;
+    if (!take_message(r, &one, &talk)) return;
+    const nib_turn *t = &one.v[0];
+    const char *text = web_form_text(r, "text");
+    if (strcmp(t->role, "user") != 0)
+        nib_http_error(r, 400, NULL, "message", "Only your own messages can be edited.");
+    else if (!*text || !nib_utf8_valid(text, strlen(text)))
+        nib_http_error(r, 400, NULL, "text", "There is nothing to send.");
+    else if (nib_turn_add(web_store(r), talk.id, t->parent, "user", text, NULL, NIB_TURN_WHOLE,
+                          &said, &e) != NIB_OK)
+        web_fail(r, &e);
+    else if (answer(r, &talk, said))
+        show_all(r, talk.id, said);
+    nib_turns_free(&one);
+    nib_talk_free(&talk);
+}
+
+void nib_post_choose(nib_http *r) {
+    nib_turns one = {0};
+    nib_talk talk = {0};
+    nib_error e;
+    if (!take_message(r, &one, &talk)) return;
+    if (nib_turn_choose(web_store(r), one.v[0].id, &e) != NIB_OK)
+        web_fail(r, &e);
+    else
+        show_all(r, talk.id, one.v[0].id);
+    nib_turns_free(&one);
+    nib_talk_free(&talk);
+}
+
+void nib_post_stop(nib_http *r) {
+    nib_turns one = {0};
+    nib_talk talk = {0};
+    if (!take_message(r, &one, &talk)) return;
+    web_reply_stop(r->server, one.v[0].id);
+    if (web_has_htmx(r))
+        nib_http_reply(r, 204, NULL, "", 0);
+    else
+        web_go(r, talk.id, one.v[0].id);
+    nib_turns_free(&one);
+    nib_talk_free(&talk);
+}
+
+/* ---- looking ---- */
+
+static void show_one(nib_http *r, void (*put)(const nib_turn *, const char *, nib_buf *)) {
+    int64_t id;
+    nib_turns one = {0};
+    nib_error e;
+    if (!web_path_id(r, &id)) return;
+    if (nib_turn_get(web_store(r), id, &one, &e) != NIB_OK) {
+        web_fail(r, &e);
+        return;
+    }
+    nib_buf b = {0};
+    put(&one.v[0], web_token(r), &b);
+    nib_turns_free(&one);
+    web_send(r, 200, &b);
+}
+
+static void put_message(const nib_turn *t, const char *token, nib_buf *b) {
+    web_put_message(t, token, true, b);
+}
+
+void nib_get_message(nib_http *r) {
+    show_one(r, put_message);
+}
+
+void nib_get_edit(nib_http *r) {
+    show_one(r, web_put_edit);
+}
+
+void nib_get_stream(nib_http *r) {
+    int64_t id;
+    if (web_path_id(r, &id)) web_reply_watch(r, id);
+}

@@ -1,0 +1,259 @@
+/* Whole pages, and what is done with conversations: list, name, delete, write out, settings. */
+#include "server/web.h"
+
+/* ---- pages ---- */
+
+void nib_get_root(nib_http *r) {
+    static const nib_turns none = {0};
+    if (!nib_http_wants_html(r)) { /* what clients of Ollama look for */
+        nib_http_reply(r, 200, "text/plain; charset=utf-8", "Ollama is running", 17);
+        return;
+    }
+    nib_buf b = {0};
+    web_page p = {.turns = &none, .words = nib_http_query(r, "q"), .token = web_token(r)};
+    web_put_page_begin(r, &p, &b);
+    web_put_page_end(r, &p, &b);
+    web_send(r, 200, &b);
+}
+
+/* The last message may be growing: a script watches it, or the page itself grows. */
+static void show(nib_http *r, web_page *p) {
+    nib_buf b = {0}, end = {0};
+    size_t n = p->turns->n;
+    const nib_turn *last = n ? &p->turns->v[n - 1] : NULL;
+    bool follow = last && last->state == NIB_TURN_GROWING && !web_has_scripts(r) &&
+                  strcmp(r->method, "GET") == 0;
+    web_put_page_begin(r, p, &b);
+    nib_turns shown = {p->turns->v, follow ? n - 1 : n, 0};
+    web_page part = *p;
+    part.turns = &shown;
+    web_put_messages(&part, &b);
+    web_put_page_end(r, p, &end);
+    if (follow && !end.failed && web_reply_follow(r, last, &b, &end)) return;
+    if (follow) web_put_message(last, p->token, true, &b);
+    nib_buf_put(&b, end.data ? end.data : "", end.len);
+    nib_buf_free(&end);
+    web_send(r, 200, &b);
+}
+
+void nib_get_talk(nib_http *r) {
+    int64_t id, edit = 0;
+    nib_error e;
+    nib_talk talk = {0};
+    nib_turns turns = {0};
+    if (!web_path_id(r, &id)) return;
+    nib_status s = nib_talk_get(web_store(r), id, &talk, &e);
+    if (s == NIB_OK) s = nib_turn_path(web_store(r), id, 0, &turns, &e);
+    if (s != NIB_OK) {
+        web_fail(r, &e);
+        nib_talk_free(&talk);
+        return;
+    }
+    const char *which = nib_http_query(r, "edit");
+    if (which && nib_parse_int("edit", which, 0, 9e15, &edit, &e) != NIB_OK) edit = 0;
+    web_page p = {&talk, &turns, edit, nib_http_query(r, "q"), web_token(r)};
+    show(r, &p);
+    nib_talk_free(&talk);
+    nib_turns_free(&turns);
+}
+
+void nib_get_talks(nib_http *r) {
+    int64_t current = 0;
+    nib_error e;
+    const char *which = nib_http_query(r, "current");
+    if (which && nib_parse_int("current", which, 0, 9e15, &current, &e) != NIB_OK) current = 0;
+    nib_buf b = {0};
+    web_put_list(r, nib_http_query(r, "q"), current, &b);
+    web_send(r, 200, &b);
+}
+
+void nib_get_banner(nib_http *r) {
+    nib_buf b = {0};
+    web_put_banner(r, &b);
+    if (!b.len)
+        nib_http_set(r, "HX-Refresh", "true"); /* the model is there: its name, its context */
+    web_send(r, 200, &b);
+}
+
+/* ---- forms ---- */
+
+static bool take(nib_http *r, nib_talk *talk, int64_t *current) {
+    int64_t id;
+    nib_error e;
+    if (!web_form_ok(r) || !web_form_id(r, "talk", &id)) return false;
+    const char *which = nib_http_form(r, "current");
+    *current = 0;
+    if (which && nib_parse_int("current", which, 0, 9e15, current, &e) != NIB_OK) *current = 0;
+    if (nib_talk_get(web_store(r), id, talk, &e) == NIB_OK) return true;
+    web_fail(r, &e);
+    return false;
+}
+
+void nib_post_rename(nib_http *r) {
+    nib_talk talk = {0};
+    nib_error e;
+    int64_t current;
+    if (!take(r, &talk, &current)) return;
+    const char *title = web_form_text(r, "title");
+    size_t n = strlen(title);
+    char *own = talk.title;
+    talk.title = (char *)title;
+    nib_status s = NIB_OK;
+    if (!n || n > 1000 || !nib_utf8_valid(title, n) || strchr(title, '\n'))
+        s = nib_fail(&e, NIB_ERR_ARGUMENT, "A name is one line of at most 1000 bytes.");
+    if (s == NIB_OK) s = nib_talk_set(web_store(r), &talk, &e);
+    if (s != NIB_OK) {
+        web_fail(r, &e);
+    } else if (!web_has_htmx(r)) {
+        web_go(r, current, 0);
+    } else {
+        nib_buf b = {0};
+        web_put_list(r, NULL, current, &b);
+        if (current == talk.id) {
+            web_put_partial(&b, "#title", "innerHTML");
+            nib_html(&b, "%s", title);
+            web_put_partial_end(&b);
+        }
+        web_send(r, 200, &b);
+    }
+    talk.title = own;
+    nib_talk_free(&talk);
+}
+
+void nib_post_delete(nib_http *r) {
+    nib_talk talk = {0};
+    nib_error e;
+    int64_t current;
+    if (!take(r, &talk, &current)) return;
+    web_replies_stop(r->server, talk.id);
+    if (nib_talk_delete(web_store(r), talk.id, &e) != NIB_OK)
+        web_fail(r, &e);
+    else
+        web_go(r, current == talk.id ? 0 : current, 0);
+    nib_talk_free(&talk);
+}
+
+static nib_status settings_of(nib_http *r, nib_talk *talk, nib_error *e) {
+    const char *temp = web_form_text(r, "temp"), *retention = web_form_text(r, "retention"),
+               *think = web_form_text(r, "think");
+    int64_t n = -1, t = 0;
+    talk->temp = -1;
+    if (*temp) NIB_TRY(nib_parse_num("temperature", temp, 0, 2, &talk->temp, e));
+    if (*retention) NIB_TRY(nib_parse_int("exchanges", retention, 1, 10000, &n, e));
+    if (*think) NIB_TRY(nib_parse_int("thinking", think, 0, 2, &t, e));
+    talk->retention = (int)n;
+    talk->think = (int)t;
+    return NIB_OK;
+}
+
+void nib_post_settings(nib_http *r) {
+    int64_t id;
+    nib_talk talk = {0};
+    nib_error e;
+    if (!web_form_ok(r) || !web_form_id(r, "talk", &id)) return;
+    const char *system = web_form_text(r, "system");
+    nib_status s = NIB_OK;
+    if (!nib_utf8_valid(system, strlen(system)))
+        s = nib_fail(&e, NIB_ERR_ARGUMENT, "The system text is not UTF-8.");
+    if (s == NIB_OK && !id) s = nib_talk_new(web_store(r), "New conversation", &id, &e);
+    if (s == NIB_OK) s = nib_talk_get(web_store(r), id, &talk, &e);
+    if (s == NIB_OK) s = settings_of(r, &talk, &e);
+    if (s == NIB_OK) {
+        char *own = talk.system;
+        talk.system = *system ? (char *)system : NULL;
+        s = nib_talk_set(web_store(r), &talk, &e);
+        talk.system = own;
+    }
+    if (s == NIB_OK)
+        web_go(r, id, 0);
+    else
+        web_fail(r, &e);
+    nib_talk_free(&talk);
+}
+
+void nib_post_theme(nib_http *r) {
+    static const char *const themes[] = {"auto", "light", "dark"};
+    if (!web_form_ok(r)) return;
+    const char *wanted = web_form_text(r, "theme"), *back = web_form_text(r, "back");
+    char cookie[80];
+    for (size_t i = 0; i < NIB_ARRAY_LEN(themes); i++)
+        if (strcmp(wanted, themes[i]) == 0) {
+            snprintf(cookie, sizeof cookie,
+                     "nib_theme=%s; Path=/; Max-Age=31536000; SameSite=Strict", themes[i]);
+            nib_http_set(r, "Set-Cookie", cookie);
+        }
+    bool ours = strncmp(back, "/c/", 3) == 0 && strspn(back + 3, "0123456789") == strlen(back + 3);
+    if (web_has_htmx(r))
+        nib_http_reply(r, 204, NULL, "", 0);
+    else
+        nib_http_redirect(r, ours ? back : "/");
+}
+
+/* The key of a server that asks for one, kept by the browser. */
+void nib_post_login(nib_http *r) {
+    if (!web_form_ok(r)) return;
+    const char *key = web_form_text(r, "key");
+    char cookie[600];
+    for (const char *p = key; *p; p++)
+        if (*p <= ' ' || *p >= 0x7f || strchr(";,\"\\", *p)) key = "";
+    if (!*key || strlen(key) > 500) {
+        nib_http_error(r, 400, NULL, "key", "That cannot be a key.");
+        return;
+    }
+    snprintf(cookie, sizeof cookie, "nib_key=%s; Path=/; HttpOnly; SameSite=Strict", key);
+    nib_http_set(r, "Set-Cookie", cookie);
+    nib_http_redirect(r, "/");
+}
+
+/* ---- writing out ---- */
+
+static void send_export(nib_http *r, const nib_talk *talk, const nib_messages *m, const char *as) {
+    static const struct {
+        const char *as, *type;
+        nib_status (*make)(const nib_transcript *, nib_buf *, nib_error *);
+    } forms[] = {
+        {"md", "text/markdown; charset=utf-8", nib_transcript_markdown},
+        {"json", "application/json", nib_transcript_json},
+        {"pdf", "application/pdf", nib_transcript_pdf},
+    };
+    nib_transcript t = {talk->title, talk->model, talk->system, talk->updated, m};
+    if (!t.model) t.model = nib_server_model_name(r->server);
+    for (size_t i = 0; i < NIB_ARRAY_LEN(forms); i++) {
+        if (strcmp(as, forms[i].as) != 0) continue;
+        nib_buf b = {0};
+        nib_error e;
+        char name[80];
+        if (forms[i].make(&t, &b, &e) == NIB_OK) {
+            snprintf(name, sizeof name, "attachment; filename=\"conversation-%lld.%s\"",
+                     (long long)talk->id, as);
+            nib_http_set(r, "Content-Disposition", name);
+            nib_http_set(r, "Cache-Control", "no-store");
+            nib_http_reply(r, 200, forms[i].type, b.data, b.len);
+        } else {
+            web_fail(r, &e);
+        }
+        nib_buf_free(&b);
+        return;
+    }
+    nib_http_error(r, 400, NULL, "as", "A conversation can be written as md, json or pdf.");
+}
+
+void nib_get_export(nib_http *r) {
+    int64_t id;
+    nib_error e;
+    nib_talk talk = {0};
+    nib_turns turns = {0};
+    nib_messages m = {0};
+    if (!web_path_id(r, &id)) return;
+    const char *as = nib_http_query(r, "as");
+    nib_status s = nib_talk_get(web_store(r), id, &talk, &e);
+    if (s == NIB_OK) s = nib_turn_path(web_store(r), id, 0, &turns, &e);
+    if (s == NIB_OK) s = nib_turns_messages(&turns, &m, &e);
+    if (s == NIB_OK)
+        send_export(r, &talk, &m, as ? as : "md");
+    else
+        web_fail(r, &e);
+    nib_messages_free(&m);
+    nib_turns_free(&turns);
+    nib_talk_free(&talk);
+}
