@@ -45,7 +45,6 @@ void nib_get_openapi(nib_http *r) {
     json_t *paths = json_object(), *requests = json_incref(json_object_get(doc, "x-requests"));
     for (size_t i = 0; i < nib_n_routes; i++) {
         const nib_route *t = &nib_routes[i];
-        if (t->dialect == NIB_HTML) continue; /* pages are for people */
         char path[128], method[16];
         size_t n = strlen(t->path);
         snprintf(path, sizeof path, t->path[n - 1] == '*' ? "%.*s{id}" : "%.*s",
