@@ -51,7 +51,7 @@ nib_status nib_cmd_perplexity(nib_cli *c, nib_error *e) {
                                      "tok_per_s", r.tok_per_s),
                            e);
     else
-        printf("%s, %s: perplexity %.4f ± %.2g (%lld tokens scored, in %lld chunk%s of %lld; %.4g "
+        printf("%s, %s: perplexity %.6g ± %.2g (%lld tokens scored, in %lld chunk%s of %lld; %.0f "
                "tok/s)\n",
                m->name, m->quant, r.perplexity.value, r.perplexity.error, (long long)r.n_tokens,
                (long long)r.n_chunks, r.n_chunks == 1 ? "" : "s", (long long)r.n_ctx, r.tok_per_s);

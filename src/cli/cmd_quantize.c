@@ -71,8 +71,8 @@ static void print_tensors(const nib_quantize_report *r) {
     for (size_t i = 0; i < r->n_tensors; i++) {
         const nib_quantize_tensor *t = &r->tensors[i];
         char shape[64], note[64] = "";
-        snprintf(shape, sizeof shape, "%lld x %lld", (long long)t->ne[0],
-                 (long long)(t->ne[1] * t->ne[2] * t->ne[3]));
+        int64_t rows = t->ne[1] * t->ne[2] * t->ne[3];
+        snprintf(shape, sizeof shape, "%lld x %lld", (long long)t->ne[0], (long long)rows);
         if (t->n_dims == 1) snprintf(shape, sizeof shape, "%lld", (long long)t->ne[0]);
         if (t->to != t->wanted)
             snprintf(note, sizeof note, "  (%s does not fit)", type_name(t->wanted));

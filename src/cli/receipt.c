@@ -63,7 +63,7 @@ static void row(const char *label, const char *a, const char *b, const char *cha
     printf("%s%-*s%s", st->cyan, LABEL, label, st->reset);
     cell(a);
     cell(b);
-    cell(change);
+    if (*change) cell(change);
     printf("\n");
 }
 
@@ -71,7 +71,9 @@ static const char *with_error(const nib_estimate *v, const char *format, double 
     static char ring[4][64];
     static int at;
     char a[24], b[24], *out = ring[at++ % 4];
-    snprintf(a, sizeof a, format, v->value * scale);
+    /* broken and random models have perplexities of any size */
+    bool wide = !(v->value * scale < 1e7 && v->value * scale > -1e7);
+    snprintf(a, sizeof a, wide ? "%.4g" : format, v->value * scale);
     snprintf(b, sizeof b, "%.2g", v->error * scale);
     snprintf(out, sizeof ring[0], "%s ± %s", a, b);
     return out;
@@ -86,8 +88,8 @@ static void sizes_row(const char *label, uint64_t a, uint64_t b) {
 static void speed_row(const char *label, double a, double b) {
     char x[32], y[32], ratio[32];
     if (!(a > 0 && b > 0)) return;
-    snprintf(x, sizeof x, "%.4g tok/s", a);
-    snprintf(y, sizeof y, "%.4g tok/s", b);
+    snprintf(x, sizeof x, a < 1000 ? "%.1f tok/s" : "%.0f tok/s", a);
+    snprintf(y, sizeof y, b < 1000 ? "%.1f tok/s" : "%.0f tok/s", b);
     snprintf(ratio, sizeof ratio, "x %.2f", b / a);
     row(label, x, y, ratio);
 }

@@ -27,7 +27,7 @@ size_t nib_score_memory(int64_t n_vocab) {
 
 typedef struct slab {
     int64_t n, n_vocab;  /* rows */
-    float *logits[2];    /* [n, n_vocab]; NULL: no such model */
+    float *logits[2];    /* [n, n_vocab]; [1] NULL: no other model */
     uint8_t *encoded;    /* [n] rows of a logfile */
     bool encode, decode; /* from logits[0], into it */
     const int32_t *next; /* [n] the tokens that came */
@@ -56,7 +56,7 @@ static double divergence(const slab *s, const float *a, const float *b, int32_t 
 
 static void one_row(const slab *s, int64_t i) {
     nib_scored *r = &s->out[i];
-    float *a = s->logits[0] ? s->logits[0] + i * s->n_vocab : NULL;
+    float *a = s->logits[0] + i * s->n_vocab;
     const float *b = s->logits[1] ? s->logits[1] + i * s->n_vocab : NULL;
     size_t row = nib_logfile_row_bytes(s->n_vocab);
     int32_t top_a;
