@@ -97,6 +97,8 @@ nib_status nib_read_line(FILE *f, nib_buf *line, bool *end, nib_error *e);
  * terminal. */
 nib_status nib_read_text(nib_cli *c, int from, const char *file, const char *what, nib_buf *out,
                          nib_error *e);
+/* Asks on the terminal: Enter is 'yes' or no as yes says. false when there is no terminal. */
+bool nib_confirm(bool yes, const char *fmt, ...) NIB_PRINTF(2, 3);
 /* Whole numbers separated by white space or commas, perhaps in brackets. */
 nib_status nib_parse_ids(const char *text, size_t n, nib_ids *out, nib_error *e);
 nib_status nib_check_ids(const int32_t *ids, size_t n, int64_t n_vocab, nib_error *e);

@@ -86,3 +86,21 @@ json_t *nib_json_text(const char *p, size_t n) {
     nib_buf_free(&b);
     return v;
 }
+
+bool nib_confirm(bool yes, const char *fmt, ...) {
+    if (!isatty(STDIN_FILENO) || !isatty(STDERR_FILENO)) return false;
+    char question[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(question, sizeof question, fmt, ap);
+    va_end(ap);
+    fprintf(stderr, "%s %s ", question, yes ? "[Y/n]" : "[y/N]");
+    fflush(stderr);
+    nib_buf line = {0};
+    bool end = false;
+    bool read = nib_read_line(stdin, &line, &end, NULL) == NIB_OK && !end;
+    const char *answer = line.data ? line.data + strspn(line.data, " \t") : "";
+    bool agreed = *answer ? *answer == 'y' || *answer == 'Y' : yes;
+    nib_buf_free(&line);
+    return read && agreed;
+}

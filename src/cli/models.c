@@ -46,23 +46,6 @@ nib_status nib_models_ref(const nib_models *m, const char *text, nib_hub_ref *ou
     return nib_hub_parse(text, m->hub.endpoint, out, e);
 }
 
-bool nib_confirm(bool yes, const char *fmt, ...) {
-    if (!isatty(STDIN_FILENO) || !isatty(STDERR_FILENO)) return false;
-    va_list ap;
-    va_start(ap, fmt);
-    vfprintf(stderr, fmt, ap);
-    va_end(ap);
-    fprintf(stderr, yes ? " [Y/n] " : " [y/N] ");
-    fflush(stderr);
-    nib_buf line = {0};
-    bool end = false;
-    bool read = nib_read_line(stdin, &line, &end, NULL) == NIB_OK && !end;
-    const char *answer = line.data ? line.data + strspn(line.data, " \t") : "";
-    bool agreed = *answer ? *answer == 'y' || *answer == 'Y' : yes;
-    nib_buf_free(&line);
-    return read && agreed && !nib_interrupted();
-}
-
 /* What is about to come; and whether it will run here. */
 static void introduce(const nib_hub_plan *p) {
     nib_sysinfo sys;

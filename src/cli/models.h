@@ -25,6 +25,4 @@ void nib_models_close(nib_models *m);
 nib_status nib_models_pull(nib_models *m, nib_hub_plan *p, char *path, nib_error *e);
 /* Parses a reference; what is none is an error. */
 nib_status nib_models_ref(const nib_models *m, const char *text, nib_hub_ref *out, nib_error *e);
-/* Asks on the terminal: Enter is 'yes' or no as yes says. false when there is no terminal. */
-bool nib_confirm(bool yes, const char *fmt, ...) NIB_PRINTF(2, 3);
 #endif
