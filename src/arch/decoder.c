@@ -25,11 +25,11 @@ static size_t take(size_t *at, size_t bytes) {
     return from;
 }
 
-static size_t own_layout(own *o, char *base, const nib_desc *d) {
+static size_t own_layout(own *o, uintptr_t base, const nib_desc *d) {
     size_t at = 0, row = (size_t)d->n_embd * sizeof(float), p;
     p = take(&at, NIB_FEW * row), o->x = (float *)(base + p);
     p = take(&at, NIB_FEW * row), o->xn = (float *)(base + p);
-    p = take(&at, nib_act_bytes(NIB_FEW, widest_input(d))), o->act = base + p;
+    p = take(&at, nib_act_bytes(NIB_FEW, widest_input(d))), o->act = (void *)(base + p);
     for (int i = 0; i < NIB_ROPE_TABLES; i++) {
         p = take(&at, NIB_FEW * (size_t)d->rope[i].n_rot * sizeof(float));
         o->cs[i] = (float *)(base + p);
@@ -38,7 +38,7 @@ static size_t own_layout(own *o, char *base, const nib_desc *d) {
 }
 
 /* Where everything shared lies, from base on; returns the bytes. */
-static size_t shared_layout(nib_decoder *x, char *base, const nib_desc *d, int64_t max_tok) {
+static size_t shared_layout(nib_decoder *x, uintptr_t base, const nib_desc *d, int64_t max_tok) {
     size_t at = 0, t = (size_t)max_tok * sizeof(float), p;
     size_t hd = (size_t)d->n_head * (size_t)d->d, kd = (size_t)d->n_kv * (size_t)d->d;
     size_t hv = (size_t)d->n_head * (size_t)d->dv, kv = (size_t)d->n_kv * (size_t)d->dv;
@@ -62,10 +62,10 @@ static size_t shared_layout(nib_decoder *x, char *base, const nib_desc *d, int64
         p = take(&at, t * (size_t)d->rope[i].n_rot);
         x->cs[i] = (float *)(base + p);
         p = take(&at, (size_t)d->rope[i].n_rot / 2 * sizeof(double));
-        x->rope[i].freq = (double *)(void *)(base + p);
+        x->rope[i].freq = (double *)(base + p);
     }
     p = take(&at, nib_act_bytes(max_tok, widest_input(d)));
-    x->act_memory = base + p;
+    x->act_memory = (void *)(base + p);
     p = take(&at, nib_op_attention_parts(d->n_head, d->dv));
     x->parts = (float *)(base + p);
     return at;
@@ -79,8 +79,8 @@ static size_t ops_scratch(const nib_desc *d, int64_t max_tok) {
 void nib_decoder_measure(const nib_desc *d, int64_t max_tok, size_t *memory, size_t *scratch) {
     nib_decoder x = {0};
     own o;
-    *memory = shared_layout(&x, NULL, d, max_tok);
-    *scratch = ops_scratch(d, max_tok) + own_layout(&o, NULL, d);
+    *memory = shared_layout(&x, 0, d, max_tok);
+    *scratch = ops_scratch(d, max_tok) + own_layout(&o, 0, d);
 }
 
 size_t nib_decoder_page_bytes(const nib_desc *d, nib_kv_type kv) {
@@ -135,7 +135,7 @@ nib_status nib_decoder_new(nib_decoder *out, const nib_desc *d, nib_kv_type kv, 
     x.own_offset = ops_scratch(d, max_tok);
     x.memory = nib_alloc_pages(x.memory_bytes);
     if (!x.memory) return nib_fail_nomem(e, x.memory_bytes, "buffers");
-    shared_layout(&x, x.memory, d, max_tok);
+    shared_layout(&x, (uintptr_t)x.memory, d, max_tok);
     for (int i = 0; i < NIB_ROPE_TABLES; i++)
         if (d->rope[i].n_rot) rope_init(&x.rope[i], &d->rope[i], n_ctx);
     *out = x;
@@ -239,7 +239,7 @@ static void narrow(view *p, const float **in) {
     const nib_batch *b = p->b;
     size_t row = (size_t)p->d->n_embd * sizeof(float);
     own o;
-    own_layout(&o, (char *)p->w->scratch + p->x->own_offset, p->d);
+    own_layout(&o, (uintptr_t)p->w->scratch + p->x->own_offset, p->d);
     for (int64_t i = 0; i < b->n_out; i++) {
         memcpy(o.x + i * p->d->n_embd, p->res + b->outputs[i] * p->d->n_embd, row);
         memcpy(o.xn + i * p->d->n_embd, *in + b->outputs[i] * p->d->n_embd, row);
@@ -388,7 +388,7 @@ static void outputs(view *p) {
     nib_rows r = nib_op_rows(w, b->n_out);
     bool few = b->n_out <= NIB_FEW;
     own o;
-    own_layout(&o, (char *)w->scratch + p->x->own_offset, d);
+    own_layout(&o, (uintptr_t)w->scratch + p->x->own_offset, d);
     /* with few outputs of many tokens each worker normalises into its own memory */
     float *out = few ? o.xn : p->x->xn;
     for (int64_t i = r.t0; i < r.t1; i++) {
@@ -415,7 +415,7 @@ static void forward(nib_worker *w, void *arg) {
     view p = {
         .w = w, .x = x, .d = d, .b = ps->b, .few = ps->b->n_tok <= NIB_FEW, .n_tok = ps->b->n_tok};
     own o;
-    own_layout(&o, (char *)w->scratch + x->own_offset, d);
+    own_layout(&o, (uintptr_t)w->scratch + x->own_offset, d);
     p.r = nib_op_rows(w, p.b->n_tok);
     p.res = p.few ? o.x : x->x;
     p.norm = p.few ? o.xn : x->xn;
@@ -440,7 +440,7 @@ static void head_only(nib_worker *w, void *arg) {
     const pass *ps = arg;
     view p = {.w = w, .x = ps->x, .d = ps->x->d, .b = ps->b};
     own o;
-    own_layout(&o, (char *)w->scratch + ps->x->own_offset, p.d);
+    own_layout(&o, (uintptr_t)w->scratch + ps->x->own_offset, p.d);
     bool few = ps->b->n_out <= NIB_FEW;
     score(&p, ps->b->hidden, ps->b->n_out, few ? o.act : ps->x->act_memory, ps->b->logits);
 }

@@ -222,7 +222,8 @@ nib_status nib_rendered_continue(nib_rendered *r, const char *content, size_t n,
                         "changes it, so it cannot be continued");
     /* what follows it stays when the template kept it */
     size_t keep = at + core.n, with_tail = n - start;
-    if (with_tail <= text.n - at && start == 0 && !memcmp(text.p + at, content, n)) keep = at + n;
+    if (with_tail <= text.n - at && start == 0 && n && !memcmp(text.p + at, content, n))
+        keep = at + n;
     r->text.len = keep;
     if (r->text.data) r->text.data[keep] = 0;
     while (r->n_spans && r->spans[r->n_spans - 1].start >= keep) r->n_spans--;

@@ -32,7 +32,7 @@ static nib_status absent_int(const conv_hf *h, const struct key_row *r, int64_t 
     if (r->absent == HEAD_WIDTH || r->absent == FOUR)
         NIB_TRY(conv_hf_int(h, "hidden_size|n_embd|dim", 1, MAX_INT, true, &width, e));
     if (r->absent == HEADS) *v = heads;
-    if (r->absent == HEAD_WIDTH) *v = width / heads;
+    if (r->absent == HEAD_WIDTH && heads > 0) *v = width / heads;
     if (r->absent == FOUR) *v = 4 * width;
     return NIB_OK;
 }

@@ -290,9 +290,9 @@ nib_status conv_out_rope(conv_hf_out *o, conv_model *m, nib_error *e) {
     if (local) json_object_set_new(o->config, "rope_local_base_freq", json_real(local->f));
     if (bit & (PHI2 | PHI3 | STABLELM | GPTNEOX) && embd && heads && heads->type != NIB_GGUF_ARR &&
         heads->i > 0 && embd->i >= heads->i) {
-        double width = (double)(embd->i / heads->i);
+        int64_t width = embd->i / heads->i;
         json_object_set_new(o->config, bit == GPTNEOX ? "rotary_pct" : "partial_rotary_factor",
-                            json_real(n_rot ? (double)n_rot->i / width : 1));
+                            json_real(n_rot ? (double)n_rot->i / (double)width : 1));
     }
     int64_t n = 0, n_long = 0;
     const float *f = tensor_floats(o, m, "rope_freqs.weight", &n);

@@ -274,7 +274,9 @@ static nib_status add_out(const conv_hf_out *o, conv_model *m, conv_tensor *t, c
     bool root = *r->hf == '/';
     fill(name, sizeof name, root ? "" : o->family->prefix, r->hf + root, layer, rest);
     t->name = name;
-    return conv_add_tensor(m, t, e);
+    nib_status s = conv_add_tensor(m, t, e); /* copies the name */
+    t->name = NULL;
+    return s;
 }
 
 /* Rows [from, from + n) of t as a tensor of their own. */

@@ -161,7 +161,8 @@ static nib_status add_entries(nib_st *st, st_file *f, json_t *header, const uint
         st->tensors[st->n_tensors++] = t;
     }
     f->n = st->n_tensors - f->first;
-    if (f->n) qsort(st->tensors + f->first, (size_t)f->n, sizeof(nib_st_tensor), by_place);
+    if (!f->n) return check_places(NULL, 0, data, n_data, e);
+    qsort(st->tensors + f->first, (size_t)f->n, sizeof(nib_st_tensor), by_place);
     return check_places(st->tensors + f->first, f->n, data, n_data, e);
 }
 
@@ -456,7 +457,7 @@ out:
 
 void nib_st_close(nib_st *st) {
     if (!st) return;
-    for (int64_t i = 0; i < st->n_files; i++)
+    for (int64_t i = 0; st->files && i < st->n_files; i++)
         if (st->files[i].mapped) nib_filemap_close(&st->files[i].map);
     nib_free(st->files);
     nib_free(st->tensors);

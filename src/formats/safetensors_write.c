@@ -59,9 +59,10 @@ nib_status nib_st_declare(nib_st_writer *w, const char *name, nib_dtype t, int n
     }
     if (!nib_mul_size(n, each, &bytes) || bytes > (size_t)1 << 60)
         return nib_fail(e, NIB_ERR_ARGUMENT, "'%s': tensor '%.64s' is too large", w->path, name);
-    nib_buf_printf(&w->header, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)w->declared,
-                   (unsigned long long)(w->declared + bytes));
+    unsigned long long from = w->declared;
     w->declared += bytes;
+    nib_buf_printf(&w->header, "],\"data_offsets\":[%llu,%llu]}", from,
+                   (unsigned long long)w->declared);
     return w->header.failed ? nib_fail_nomem(e, w->header.len, "the header") : NIB_OK;
 }
 

@@ -309,7 +309,7 @@ static ptrdiff_t pick_of(const nib_hub_model *m, size_t n, const char *commit, c
         index[k++] = i;
     }
     if (names && index) at = nib_hub_pick(names, k, want);
-    if (at >= 0) at = (ptrdiff_t)index[at];
+    if (index && at >= 0) at = (ptrdiff_t)index[at];
     for (size_t i = 0; at < 0 && !*want && i < n; i++) /* a folder of safetensors, then */
         if (!*m[i].file && (!commit || strcmp(m[i].commit, commit) == 0)) at = (ptrdiff_t)i;
     nib_free(names);

@@ -11,6 +11,8 @@ enum { MAX_DEPTH = 40 /* of lists and quotes; deeper ones are not indented furth
 
 typedef struct page {
     nib_buf *out;
+    const char *text;
+    size_t text_len;
     nib_buf code; /* of the code block under way */
     char lang[32];
     bool in_code;
@@ -245,8 +247,16 @@ static int leave_block(MD_BLOCKTYPE type, void *detail, void *arg) {
 
 /* ---- text ---- */
 
+/* Bytes of a piece that lie in the text: md4c 0.4.8 sometimes reports more than there are. Pieces
+ * from elsewhere are md4c's own constants. */
+static MD_SIZE inside(const page *g, const MD_CHAR *text, MD_SIZE n) {
+    uintptr_t at = (uintptr_t)text, from = (uintptr_t)g->text, end = from + g->text_len;
+    return at < from || at > end ? n : (MD_SIZE)NIB_MIN(n, end - at);
+}
+
 static int put_text(MD_TEXTTYPE type, const MD_CHAR *text, MD_SIZE n, void *arg) {
     page *g = arg;
+    n = inside(g, text, n);
     nib_buf entity = {.max = 256};
     if (g->in_code) {
         nib_buf_put(&g->code, type == MD_TEXT_NULLCHAR ? "\xef\xbf\xbd" : text,
@@ -269,6 +279,9 @@ static int put_text(MD_TEXTTYPE type, const MD_CHAR *text, MD_SIZE n, void *arg)
 
 /* ---- the whole ---- */
 
+/* Zeros behind the copy that md4c is given: it looks past the end of a text here and there. */
+enum { SLACK = 64 };
+
 static void plain(const char *text, size_t n, nib_buf *out) {
     nib_buf_puts(out, "<p class=\"plain\">");
     nib_put_html(out, text, n);
@@ -287,11 +300,15 @@ void nib_markdown(const char *text, size_t n, nib_buf *out) {
     };
     /* md4c fills the rows of a table up to its widest: text squared without this bound */
     nib_buf made = {.max = 64 * n + 4096};
-    page g = {.out = &made};
-    if (n <= NIB_MARKDOWN_MAX && md_parse(text, (MD_SIZE)n, &parser, &g) == 0 && !made.failed)
+    page g = {.out = &made, .text_len = n};
+    char *copy = n <= NIB_MARKDOWN_MAX ? nib_calloc(1, n + SLACK) : NULL;
+    if (copy && n) memcpy(copy, text, n);
+    g.text = copy;
+    if (copy && md_parse(copy, (MD_SIZE)n, &parser, &g) == 0 && !made.failed)
         nib_buf_put(out, made.data ? made.data : "", made.len);
     else
         plain(text, n, out);
     nib_buf_free(&made);
     nib_buf_free(&g.code);
+    nib_free(copy);
 }

@@ -59,7 +59,7 @@ const char *test_tmp(void) {
 }
 
 /* What fontconfig keeps for good; LeakSanitizer asks. */
-const char *__lsan_default_suppressions(void);
+__attribute__((visibility("default"))) const char *__lsan_default_suppressions(void);
 const char *__lsan_default_suppressions(void) {
     return "leak:libfontconfig\nleak:libpango\n";
 }
