@@ -1,7 +1,8 @@
 /* nib serve: the engine over HTTP. */
 #include <signal.h>
 #include <unistd.h>
-#include "cli/models.h"
+#include "cli/host.h"
+#include "cli/watch.h"
 #ifdef NIB_HAVE_SERVER
 #include "server/server.h"
 
@@ -116,24 +117,31 @@ static void settings(nib_server_params *p) {
 nib_status nib_cmd_serve(nib_cli *c, nib_error *e) {
     NIB_TRY(nib_cli_operands(c, 0, 1, "the model file", e));
     nib_server_params p = nib_server_defaults();
-    char *path = NULL;
     settings(&p);
+    nib_found found = {0};
+    nib_status s;
+    if (c->argc) NIB_TRY(nib_host_find(&found, c->argv[0], e));
+    nib_filemap file = {0};
+    if (found.path) NIB_TRY_OUT(nib_filemap_open(&file, found.path, e)); /* said before all else */
+    nib_filemap_close(&file);
+    if (!name && found.path && strcmp(found.path, c->argv[0]) != 0)
+        p.model_name = c->argv[0]; /* an alias */
+    p.model_path = found.path;
+    p.model = found.params;
+    p.quit = &nib_cancel;
     nib_log_set(log_line, NULL, quiet ? NIB_LOG_WARN : NIB_LOG_INFO);
-    if (c->argc) {
-        NIB_TRY(nib_model_find(c->argv[0], &path, e));
-        if (!name && strcmp(path, c->argv[0]) != 0) p.model_name = c->argv[0]; /* an alias */
-        p.model_path = path;
-    }
-    nib_status s = nib_server_new(&server, &p, e); /* copies what it needs */
-    bool model = path != NULL;
-    nib_free(path);
-    if (s != NIB_OK) return s;
+    NIB_TRY_OUT(nib_server_new(&server, &p, e));
+    NIB_TRY_OUT(nib_host_watch(e));
     catch_signals();
     nib_log(NIB_LOG_INFO, "listening on http://%s:%d%s; Ctrl-C stops",
             p.host ? p.host : "127.0.0.1", nib_server_port(server),
-            model ? ", loading the model" : " without a model (nib serve MODEL)");
+            p.model_path ? ", loading the model" : " without a model (nib serve MODEL)");
     s = nib_server_run(server, e);
+    if (s == NIB_OK && nib_watch_fired(e)) s = NIB_ERR_MEMORY_FIT;
+out:
+    nib_watch_stop();
     nib_server_free(server);
+    nib_found_free(&found);
     return s;
 }
 

@@ -170,16 +170,35 @@ static bool on_load(void *arg, uint64_t done, uint64_t total) {
     return !atomic_load(&nib_cancel);
 }
 
+nib_status nib_host_find(nib_found *out, const char *model, nib_error *e) {
+    nib_found f = {.params = {.n_threads = params.n_threads, .f32 = f32}};
+    NIB_TRY(nib_model_find(model, &f.path, e));
+    nib_status s = NIB_OK;
+    if (quantize) s = nib_requant_choose(&f.requant, f.path, quantize, min_speed, &params, e);
+    if (s != NIB_OK) {
+        nib_found_free(&f);
+        return s;
+    }
+    nib_requant_apply(f.requant, &f.params);
+    *out = f;
+    return NIB_OK;
+}
+
+void nib_found_free(nib_found *f) {
+    nib_requant_free(f->requant);
+    nib_free(f->path);
+    *f = (nib_found){0};
+}
+
 nib_status nib_host_open(nib_host *h, const char *model, nib_error *e) {
     nib_host fresh = {0};
-    nib_requant *requant = NULL;
-    char *path = NULL;
+    nib_found found = {0};
     nib_progress bar;
-    nib_model_params mp = {.n_threads = params.n_threads, .f32 = f32, .plan_only = true};
     nib_status s;
-    NIB_TRY_OUT(nib_model_find(model, &path, e));
-    if (quantize) NIB_TRY_OUT(nib_requant_choose(&requant, path, quantize, min_speed, &params, e));
-    nib_requant_apply(requant, &mp);
+    NIB_TRY_OUT(nib_host_find(&found, model, e));
+    nib_model_params mp = found.params;
+    const char *path = found.path;
+    mp.plan_only = true;
     NIB_TRY_OUT(nib_model_open(&fresh.model, path, &mp, e));
     if (!params.ignore_memory) NIB_TRY_OUT(nib_engine_check(fresh.model, &params, e));
     nib_progress_start(&bar, "Loading", true);
@@ -192,12 +211,10 @@ nib_status nib_host_open(nib_host *h, const char *model, nib_error *e) {
     nib_engine_set_cancel(fresh.engine, &nib_cancel);
     NIB_TRY_OUT(nib_host_watch(e));
     *h = fresh;
-    nib_requant_free(requant);
-    nib_free(path);
+    nib_found_free(&found);
     return NIB_OK;
 out:
-    nib_requant_free(requant);
-    nib_free(path);
+    nib_found_free(&found);
     nib_host_close(&fresh);
     return s;
 }

@@ -16,6 +16,15 @@ void nib_host_default_ctx(int64_t n);
 /* Starts the memory watch as the options say; nib_watch_stop ends it. */
 nib_status nib_host_watch(nib_error *e);
 
+/* The file that MODEL means (cli/models.h), and how the options say it is to be opened. */
+typedef struct nib_found {
+    char *path;
+    nib_model_params params;
+    struct nib_requant *requant; /* what params points to */
+} nib_found;
+nib_status nib_host_find(nib_found *out, const char *model, nib_error *e);
+void nib_found_free(nib_found *f);
+
 typedef struct nib_host {
     nib_model *model;
     nib_engine *engine;

@@ -279,13 +279,27 @@ nib_status conv_out_keys(conv_hf_out *o, nib_error *e) {
     for (size_t i = 0; i < NIB_ARRAY_LEN(rows); i++)
         if (rows[i].families & f->bit) NIB_TRY(out_row(o, &rows[i], e));
     if (f->bit == NOMIC) {
+        static const char *const off[] = {"causal",       "qkv_proj_bias",
+                                          "mlp_fc1_bias", "mlp_fc2_bias",
+                                          "prenorm",      "rotary_emb_interleaved"};
         const nib_gguf_kv *n = conv_out_key(o, "context_length");
-        int64_t ctx = n ? n->i : 2048;
-        NIB_TRY(set(o->config, "n_positions", json_integer(ctx), e));
-        NIB_TRY(set(o->config, "max_trained_positions", json_integer(ctx), e));
+        int64_t ctx_n = n ? n->i : 2048;
+        /* as nomic-embed-text has it: scaled to four times what it was trained with */
+        NIB_TRY(set(o->config, "n_positions", json_integer(ctx_n == 2048 ? 8192 : ctx_n), e));
+        NIB_TRY(set(o->config, "max_trained_positions", json_integer(ctx_n), e));
         NIB_TRY(set(o->config, "activation_function", json_string("swiglu"), e));
         NIB_TRY(set(o->config, "rotary_emb_fraction", json_real(1), e));
+        NIB_TRY(set(o->config, "rotary_emb_scale_base", json_null(), e));
+        for (size_t i = 0; i < NIB_ARRAY_LEN(off); i++)
+            NIB_TRY(set(o->config, off[i], json_false(), e));
     }
+    const json_t *ctx = json_object_get(o->config, "max_position_embeddings");
+    if (f->bit == PHI3 && ctx) /* conv_out_rope knows better where it differs */
+        NIB_TRY(set(o->config, "original_max_position_embeddings",
+                    json_integer(json_integer_value(ctx)), e));
+    ctx = json_object_get(o->config, "n_positions");
+    if (f->bit == GPT2 && ctx)
+        NIB_TRY(set(o->config, "n_ctx", json_integer(json_integer_value(ctx)), e));
     NIB_TRY(out_windows(o, e));
     NIB_TRY(out_pooling(o, e));
     return out_sampling(o, e);

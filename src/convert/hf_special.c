@@ -173,6 +173,23 @@ out:
     return s;
 }
 
+/* Whether the normaliser, or a part of it, makes letters small: 1, 0, or -1 for nothing said.
+ * BERT's does unless it says otherwise. */
+static int lowercases(const json_t *n, int depth) {
+    const char *type = json_string_value(json_object_get(n, "type"));
+    int found = -1;
+    size_t i;
+    json_t *part;
+    if (same(type, "Lowercase")) return 1;
+    if (same(type, "BertNormalizer")) return !json_is_false(json_object_get(n, "lowercase"));
+    if (same(type, "Sequence") && depth < 4)
+        json_array_foreach(json_object_get(n, "normalizers"), i, part) {
+            int one = lowercases(part, depth + 1);
+            found = NIB_MAX(found, one);
+        }
+    return found;
+}
+
 nib_status conv_hf_special(conv_model *m, const conv_hf *h, const conv_vocab *v, nib_error *e) {
     static const char *const adds[] = {"add_bos_token", "add_eos_token", "add_sep_token"};
     special s = {.add = {-1, -1, -1}};
@@ -195,5 +212,11 @@ nib_status conv_hf_special(conv_model *m, const conv_hf *h, const conv_vocab *v,
         snprintf(key, sizeof key, "tokenizer.ggml.%s", adds[i]);
         NIB_TRY(conv_put_int(m, NULL, key, NIB_GGUF_BOOL, s.add[i], e));
     }
+    int lower = lowercases(json_object_get(h->tokenizer, "normalizer"), 0);
+    const json_t *flag = json_object_get(h->tok_config, "do_lower_case");
+    if (lower < 0 && v->phantom && json_is_boolean(flag)) lower = json_is_true(flag);
+    if (lower > 0 || (lower == 0 && v->phantom))
+        NIB_TRY(
+            conv_put_int(m, NULL, "tokenizer.ggml.normalizer.lowercase", NIB_GGUF_BOOL, lower, e));
     return find_template(m, h, e);
 }

@@ -277,14 +277,16 @@ static nib_status out_wordpiece(conv_hf_out *o, const out_vocab *v, nib_error *e
         return s;
     }
     json_object_set_new(o->tok_config, "tokenizer_class", json_string("BertTokenizer"));
-    json_object_set_new(o->tok_config, "do_lower_case", json_true());
+    bool lower = true;
+    (void)nib_gguf_bool(o->g, "tokenizer.ggml.normalizer.lowercase", &lower, NULL);
+    json_object_set_new(o->tok_config, "do_lower_case", json_boolean(lower));
     return write_tokenizer(
         o, v,
         json_pack("{s:s, s:s, s:s, s:i, s:o}", "type", "WordPiece", "unk_token", "[UNK]",
                   "continuing_subword_prefix", "##", "max_input_chars_per_word", 100, "vocab",
                   vocab),
         json_pack("{s:s, s:b, s:b, s:n, s:b}", "type", "BertNormalizer", "clean_text", 1,
-                  "handle_chinese_chars", 1, "strip_accents", "lowercase", 1),
+                  "handle_chinese_chars", 1, "strip_accents", "lowercase", lower),
         json_pack("{s:s}", "type", "BertPreTokenizer"),
         json_pack("{s:s, s:s, s:b}", "type", "WordPiece", "prefix", "##", "cleanup", 1), true, e);
 }

@@ -124,6 +124,7 @@ void nib_hub_listing_free(nib_hub_listing *l);
 typedef struct nib_hub_plan {
     nib_hub_ref ref;
     nib_hub_listing files; /* those of the model, first part first */
+    char etag[256];        /* of a plain URL's file, as sent; "" when there is none */
     uint64_t bytes;        /* of all */
     uint64_t missing;      /* not in the cache, not even in part */
 } nib_hub_plan;

@@ -96,9 +96,11 @@ nib_status nib_part_note(nib_part *p, size_t i, nib_error *e) {
     return NIB_OK;
 }
 
-/* Takes over what a journal says, as far as it is one of this very file. */
+/* Takes over what a journal says, as far as it is one of this very file: of one that has neither
+ * hash nor ETag nobody can say. */
 static void read_notes(nib_part *p, const nib_buf *text) {
     char head[512];
+    if (strcmp(identity(p->job), "-") == 0) return;
     int n = format_head(p, head, sizeof head);
     if (n >= (int)sizeof head || text->len < (size_t)n || memcmp(text->data, head, (size_t)n) != 0)
         return;

@@ -106,8 +106,8 @@ out:
 }
 
 /* A plain URL has no list: its head says how large the file is. */
-static nib_status list_url(const nib_hub *h, const nib_hub_ref *r, const char *sha256,
-                           nib_hub_listing *l, nib_error *e) {
+static nib_status list_url(const nib_hub *h, const char *sha256, nib_hub_plan *p, nib_error *e) {
+    const nib_hub_ref *r = &p->ref;
     nib_http_head head;
     NIB_TRY(nib_http_get(h, r->url, "0-0", r->want, 0, NULL, &head, e));
     uint64_t size = head.has_range ? head.total : head.has_length ? head.length : UINT64_MAX;
@@ -133,7 +133,8 @@ static nib_status list_url(const nib_hub *h, const nib_hub_ref *r, const char *s
     /* There is one "commit" of a URL, named after it. */
     const char *hash = strrchr(r->repo, '-') + 1;
     snprintf(fresh.commit, sizeof fresh.commit, "%.16s%.16s%.8s", hash, hash, hash);
-    *l = fresh;
+    p->files = fresh;
+    memcpy(p->etag, head.etag, sizeof p->etag);
     return NIB_OK;
 }
 
@@ -168,7 +169,7 @@ nib_status nib_hub_plan_make(const nib_hub *h, const nib_hub_ref *ref, bool want
     paths *at = nib_alloc(sizeof *at);
     nib_status s = NIB_OK;
     if (!at) return nib_fail_nomem(e, sizeof *at, "paths");
-    NIB_TRY_OUT(*ref->url ? list_url(h, ref, sha256, &p.files, e)
+    NIB_TRY_OUT(*ref->url ? list_url(h, sha256, &p, e)
                           : list_hub(h, ref, want_source, &p.files, e));
     for (size_t i = 0; i < p.files.n; i++) {
         nib_hub_file *f = &p.files.files[i];
@@ -277,7 +278,7 @@ static nib_status fetch_file(const nib_hub *h, const nib_hub_plan *p, nib_hub_fi
                          .part = at->part,
                          .size = f->size,
                          .digest = f->digest,
-                         .etag = "",
+                         .etag = p->etag,
                          .before = before,
                          .total = p->bytes};
     nib_status s;

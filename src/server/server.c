@@ -88,8 +88,9 @@ static nib_status load(nib_server *s, nib_error *e) {
     nib_model *m = NULL;
     nib_engine *en = NULL;
     nib_sched *sched = NULL;
-    nib_model_params mp = {
-        .n_threads = s->p.engine.n_threads, .progress = go_on, .progress_arg = s};
+    nib_model_params mp = s->p.model;
+    mp.progress = go_on;
+    mp.progress_arg = s;
     double start = nib_now();
     NIB_TRY(nib_model_open(&m, s->p.model_path, &mp, e));
     nib_status status = make_engine(s, m, &en, e);
@@ -159,6 +160,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg) {
     nib_server *s = arg;
     (void)fd, (void)what;
     nib_conns_sweep(s);
+    if (s->p.quit && atomic_load(s->p.quit) && !s->n_stops) nib_server_stop(s);
     if (s->n_stops) on_stop(-1, 0, s);
 }
 

@@ -36,6 +36,7 @@ typedef struct nib_server_params {
     int port;                 /* 0: any that is free */
     const char *model_path;   /* NULL: no model, what needs one answers 503 */
     const char *model_name;   /* what clients call it; NULL: the file's name without .gguf */
+    nib_model_params model;   /* how it is opened */
     nib_engine_params engine; /* n_seq: replies at once */
     int n_queue;              /* requests that may wait; 0: 64 */
     const char *key_file;     /* one key a line; NULL: none is asked for */
@@ -49,6 +50,7 @@ typedef struct nib_server_params {
     int rate;          /* generations a client may start in a minute; 0: any number */
     const char *store; /* file of the pages' conversations; NULL: the user's, as 'nib chat' has */
     double grace;      /* seconds that replies may take to end when the server stops */
+    const atomic_bool *quit; /* looked at four times a second: true stops the server; or NULL */
 } nib_server_params;
 nib_server_params nib_server_defaults(void);
 

@@ -308,7 +308,8 @@ static void test_wordpiece(void **state) {
     /* the same as tokenizer.json, with what is put around a text */
     hf_text(
         "wpj", "tokenizer.json",
-        "{\"added_tokens\":[{\"id\":1,\"content\":\"[CLS]\",\"special\":true},{\"id\":2,"
+        "{\"normalizer\":{\"type\":\"BertNormalizer\",\"lowercase\":false},"
+        "\"added_tokens\":[{\"id\":1,\"content\":\"[CLS]\",\"special\":true},{\"id\":2,"
         "\"content\":\"[SEP]\",\"special\":true}],\"post_processor\":{\"type\":"
         "\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"[CLS]\"}},{\"Sequence\":"
         "{\"id\":\"A\"}},{\"SpecialToken\":{\"id\":\"[SEP]\"}}],\"pair\":[]},\"model\":{\"type\":"
@@ -322,6 +323,7 @@ static void test_wordpiece(void **state) {
     check_int(&m, "tokenizer.ggml.eos_token_id", 2);
     check_int(&m, "tokenizer.ggml.add_bos_token", 1);
     check_int(&m, "tokenizer.ggml.add_eos_token", 1);
+    check_int(&m, "tokenizer.ggml.normalizer.lowercase", 0);
     conv_model_free(&m);
 }
 

@@ -67,8 +67,10 @@ static void test_life(void **state) {
     test_status(0);
     test_nib(NULL, "show USER/REPO:Q8_0");
     test_failed(1, "nib pull hf.co/USER/REPO:Q8_0");
+#ifdef NIB_HAVE_SERVER
     test_nib(NULL, "serve USER/REPO:Q8_0");
     test_failed(1, "nib pull hf.co/USER/REPO:Q8_0");
+#endif
     test_nib(NULL, "ls");
     test_status(0);
     test_out_has("USER/REPO:Q4_K_M");

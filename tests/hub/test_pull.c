@@ -192,6 +192,45 @@ static void test_url(void **state) {
     unsetenv("HF_TOKEN");
 }
 
+/* Going on with a URL's file: only while the server says that it is the same. */
+static void test_url_resume(void **state) {
+    (void)state;
+    for (int changed = 0; changed < 2; changed++) {
+        test_hub_reset();
+        test_hub_file *f = test_hub_add("m.gguf", 4 * MB, false);
+        memcpy(f->data, "GGUF", 4);
+        f = test_hub_add_bytes("u.gguf", f->data, f->n);
+        char url[200];
+        snprintf(url, sizeof url, "http://127.0.0.1:%d/u.gguf", test_hub_port(true));
+        open_hub();
+        hub.retries = 0;
+        hub.connections = 1;
+        test_hub.per_second = 8 * MB; /* little is in the pipe when it is cut */
+        nib_hub_ref r;
+        nib_hub_plan plan;
+        test_ok(nib_hub_parse(url, NULL, &r, &e), &e);
+        test_ok(nib_hub_plan_make(&hub, &r, false, NULL, &plan, &e), &e);
+        test_hub.cuts = 1;
+        test_hub.cut_after = 3 * MB / 2;
+        assert_int_equal(nib_hub_pull(&hub, &plan, path, &e), NIB_ERR_IO);
+        nib_hub_plan_free(&plan);
+        test_hub.per_second = 0;
+        if (changed) {
+            f->data[3 * MB] ^= 1;
+            f = test_hub_add_bytes("u.gguf", f->data, f->n);
+        }
+        size_t before = test_hub_sent();
+        test_ok(pull(url), &e);
+        same_file(path, f);
+        size_t came = test_hub_sent() - before;
+        if (changed)
+            assert_true(came >= f->n);
+        else
+            assert_true(came < 4 * MB - MB / 2);
+        nib_hub_close(&hub);
+    }
+}
+
 static void test_statuses(void **state) {
     (void)state;
     static const struct {
@@ -698,25 +737,16 @@ static void test_no_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_plain_pull),
-        cmocka_unit_test(test_parallel),
-        cmocka_unit_test(test_odd_sizes),
-        cmocka_unit_test(test_split_and_source),
-        cmocka_unit_test(test_url),
-        cmocka_unit_test(test_statuses),
-        cmocka_unit_test(test_busy_server),
-        cmocka_unit_test(test_cut),
-        cmocka_unit_test(test_no_ranges),
-        cmocka_unit_test(test_wrong_answers),
-        cmocka_unit_test(test_no_room),
-        cmocka_unit_test(test_dead),
-        cmocka_unit_test(test_bad_disk),
-        cmocka_unit_test(test_flip),
-        cmocka_unit_test(test_bad_journal),
-        cmocka_unit_test(test_two_at_once),
-        cmocka_unit_test(test_offline_and_settings),
-        cmocka_unit_test(test_proxy),
-        cmocka_unit_test(test_no_write),
+        cmocka_unit_test(test_plain_pull),    cmocka_unit_test(test_parallel),
+        cmocka_unit_test(test_odd_sizes),     cmocka_unit_test(test_split_and_source),
+        cmocka_unit_test(test_url),           cmocka_unit_test(test_url_resume),
+        cmocka_unit_test(test_statuses),      cmocka_unit_test(test_busy_server),
+        cmocka_unit_test(test_cut),           cmocka_unit_test(test_no_ranges),
+        cmocka_unit_test(test_wrong_answers), cmocka_unit_test(test_no_room),
+        cmocka_unit_test(test_dead),          cmocka_unit_test(test_bad_disk),
+        cmocka_unit_test(test_flip),          cmocka_unit_test(test_bad_journal),
+        cmocka_unit_test(test_two_at_once),   cmocka_unit_test(test_offline_and_settings),
+        cmocka_unit_test(test_proxy),         cmocka_unit_test(test_no_write),
         cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,6 +3,7 @@
 #ifndef NIB_TEST_HTTPCLIENT_H
 #define NIB_TEST_HTTPCLIENT_H
 #include "testlib.h"
+#ifdef NIB_HAVE_SERVER
 #include "server/server.h"
 
 /* ---- the server ---- */
@@ -45,4 +46,5 @@ const char *test_json_text(const test_reply *r, const char *path); /* "" when it
 int64_t test_json_int(const test_reply *r, const char *path);      /* -1 when it is no number */
 /* The texts of an SSE body joined: of every "data:" JSON, the string at path. */
 char *test_sse_text(const test_reply *r, const char *path);
+#endif
 #endif
