@@ -356,6 +356,9 @@ nib_status conv_write_gguf(conv_model *m, const char *path, const nib_convert_pa
                         S_ISDIR(st.st_mode) ? "a folder" : "no regular file");
     NIB_TRY(conv_check_space(path, bytes, e));
     if (!check) return write_all(m, path, p, e);
+    nib_outfile probe; /* what cannot be written is said of this name */
+    NIB_TRY(nib_outfile_open(&probe, path, e));
+    nib_outfile_abort(&probe);
     nib_buf draft = {0};
     nib_status s;
     if (!nib_buf_printf(&draft, "%s.unchecked-%ld", path, (long)getpid()))

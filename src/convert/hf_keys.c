@@ -11,12 +11,11 @@
 enum { NEED = -1, NONE = -2, HEADS = -3, HEAD_WIDTH = -4, FOUR = -5, EPS = -6 };
 static const struct key_row {
     unsigned families;
-    const char *key;
     nib_gguf_type type;
-    const char *names;
+    const char *key, *names;
     int absent;
 } rows[] = {
-#define NIB_KEY(families, key, type, names, absent) {families, key, NIB_GGUF_##type, names, absent},
+#define NIB_KEY(families, key, type, names, absent) {families, NIB_GGUF_##type, key, names, absent},
 #include "convert/keys.def"
 #undef NIB_KEY
 };
@@ -25,7 +24,7 @@ enum { MAX_INT = 1 << 28 };
 /* ---- in ---- */
 
 static nib_status absent_int(const conv_hf *h, const struct key_row *r, int64_t *v, nib_error *e) {
-    int64_t width = 0, heads = 0;
+    int64_t width = 0, heads = 1;
     *v = r->absent;
     if (r->absent == HEADS || r->absent == HEAD_WIDTH)
         NIB_TRY(conv_hf_int(h, "num_attention_heads|n_head|n_heads", 1, MAX_INT, true, &heads, e));
