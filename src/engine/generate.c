@@ -234,7 +234,7 @@ static nib_status digest(reply *r, size_t from, bool last, bool *rewritten) {
     r->safe = stop.safe;
     if (stop.stopped) {
         for (const char *const *w = r->stops.strings; w && *w && !r->out.stop; w++)
-            if (r->answer.len - stop.safe >= strlen(*w) &&
+            if (r->answer.data && r->answer.len - stop.safe >= strlen(*w) &&
                 memcmp(r->answer.data + stop.safe, *w, strlen(*w)) == 0)
                 r->out.stop = *w;
         r->answer.len = stop.safe;

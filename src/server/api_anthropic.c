@@ -53,7 +53,7 @@ static nib_status set_messages(nib_ask *a, const char *name, const json_t *v, ni
             s = nib_add_message(a, role, text.len ? text.data : "",
                                 thinking.len ? thinking.data : NULL, e);
     }
-    a->q->go_on = s == NIB_OK && strcmp(role, "assistant") == 0;
+    a->q->go_on = s == NIB_OK && role && strcmp(role, "assistant") == 0;
     nib_buf_free(&text);
     nib_buf_free(&thinking);
     return s;

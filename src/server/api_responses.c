@@ -286,7 +286,7 @@ static void put_response(nib_buf *b, const nib_said *x, bool failed, const char 
                    "%lld},\"output_tokens\":%lld,\"output_tokens_details\":{\"reasoning_tokens\":"
                    "%lld},\"total_tokens\":%lld}}",
                    (long long)x->n_prompt, (long long)c->n_cached, (long long)c->n_generated,
-                   (long long)c->n_thought, (long long)(x->n_prompt + c->n_generated));
+                   (long long)c->n_thought, (long long)x->n_prompt + (long long)c->n_generated);
 }
 
 /* ---- streams ---- */

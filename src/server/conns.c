@@ -10,8 +10,6 @@
 #include <sys/socket.h>
 #include "server/internal.h"
 
-enum { WAIT_SECONDS = 60 }; /* from the connection, or the last reply, to the next whole request */
-
 struct bufferevent *nib_conn_new(struct event_base *base, void *server) {
     nib_server *s = server;
     struct bufferevent *bev = bufferevent_socket_new(base, -1, 0);
@@ -57,7 +55,7 @@ void nib_conns_sweep(nib_server *s) {
             continue;
         }
         /* evhttp sees the end of the stream and tidies up */
-        if (!c->busy && now - c->since > WAIT_SECONDS)
+        if (!c->busy && now - c->since > s->p.max_wait)
             shutdown(bufferevent_getfd(c->bev), SHUT_RDWR);
         s->conns[n++] = *c;
     }

@@ -14,7 +14,10 @@
 #include <sys/socket.h>
 #include "server/internal.h"
 
-enum { OUTPUT_HIGH = 256 << 10 /* bytes waiting to be sent: the generation rests */ };
+enum {
+    OUTPUT_HIGH = 256 << 10, /* bytes waiting to be sent: the generation rests */
+    PING_SECONDS = 15        /* of silence in a stream of events, before proxies take it for dead */
+};
 
 const nib_route nib_routes[] = {
 #define NIB_ROUTE(method, path, handler, flags, dialect, summary)                                  \
@@ -102,7 +105,7 @@ static void on_sent(struct evhttp_request *req, void *arg) {
     if (c) {
         struct bufferevent *bev = evhttp_connection_get_bufferevent(c);
         evhttp_connection_set_closecb(c, NULL, NULL);
-        evhttp_connection_set_timeout(c, 30);
+        evhttp_connection_set_timeout(c, (int)r->server->p.max_wait + 1);
         bufferevent_setwatermark(bev, EV_READ, 0, 0);
         nib_conn_busy(r->server, bev, false);
     }
@@ -289,10 +292,8 @@ void nib_http_stream(nib_http *r, int status, const char *type) {
     nib_http_set(r, "X-Accel-Buffering", "no"); /* proxies hand on what they get */
     start(r, status, type);
     o->streaming = true;
-    /* It may be silent for long; only a client that takes nothing for a minute is cut off. */
-    evhttp_connection_set_timeout(o->conn, 24 * 3600);
-    struct timeval minute = {60, 0};
-    bufferevent_set_timeouts(evhttp_connection_get_bufferevent(o->conn), NULL, &minute);
+    o->events = type && strncmp(type, "text/event-stream", 17) == 0;
+    o->wrote = nib_now();
     evhttp_send_reply_start(o->req, status, reason(status));
 }
 
@@ -313,6 +314,7 @@ void nib_http_write(nib_http *r, const void *p, size_t n) {
     struct evbuffer *b = evbuffer_new();
     if (!b) return;
     evbuffer_add(b, p, n);
+    o->wrote = nib_now();
     struct bufferevent *bev = evhttp_connection_get_bufferevent(o->conn);
     bool full = evbuffer_get_length(bufferevent_get_output(bev)) + n > OUTPUT_HIGH;
     if (full && o->box) nib_box_pause(o->box, true);
@@ -340,6 +342,12 @@ size_t nib_http_waiting(const nib_http *r) {
     if (!r->own->req || r->own->done) return 0;
     struct bufferevent *bev = evhttp_connection_get_bufferevent(r->own->conn);
     return evbuffer_get_length(bufferevent_get_output(bev));
+}
+
+void nib_http_ping(nib_http *r) {
+    const struct nib_http_private *o = r->own;
+    if (o->events && !o->done && nib_now() - o->wrote > PING_SECONDS)
+        nib_http_write(r, ": ping\n\n", 8);
 }
 
 void nib_http_end(nib_http *r) {
@@ -438,6 +446,10 @@ static void listen_for_end(nib_http *r) {
     bufferevent_getcb(bev, NULL, &on_write, &on_event, &arg);
     bufferevent_setcb(bev, NULL, on_write, on_event, arg);
     bufferevent_setwatermark(bev, EV_READ, 0, 64 << 10);
+    /* Client and server may be silent for long; only who takes nothing for a minute is cut off. */
+    struct timeval minute = {60, 0};
+    evhttp_connection_set_timeout(r->own->conn, 24 * 3600);
+    bufferevent_set_timeouts(bev, NULL, &minute);
     bufferevent_enable(bev, EV_READ);
 }
 

@@ -14,7 +14,8 @@ struct nib_http_private {
     nib_box *box;
     double start;
     int status;
-    bool streaming, done;
+    bool streaming, done, events;  /* events: text/event-stream */
+    double wrote;                  /* when something was last written to the stream */
     int64_t n_prompt, n_generated; /* for the log */
     struct nib_pair {
         const char *name, *value;
@@ -89,6 +90,7 @@ bool nib_guard(nib_http *r);
 void nib_guard_cors(nib_http *r); /* headers for an allowed origin */
 /* http.c */
 void nib_http_on_request(struct evhttp_request *req, void *server);
+void nib_http_ping(nib_http *r);    /* a sign of life, when the stream was silent for long */
 void nib_http_abandon(nib_http *r); /* the server ends before the reply does */
 /* conns.c */
 struct bufferevent *nib_conn_new(struct event_base *base, void *server);

@@ -27,6 +27,7 @@ nib_server_params nib_server_defaults(void) {
                                .max_body = 4 << 20,
                                .max_messages = 1024,
                                .max_connections = 1024,
+                               .max_wait = 60,
                                .rate = 300,
                                .grace = 5};
 }
@@ -160,6 +161,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg) {
     nib_server *s = arg;
     (void)fd, (void)what;
     nib_conns_sweep(s);
+    for (nib_http *r = s->live; r; r = r->own->next) nib_http_ping(r);
     if (s->p.quit && atomic_load(s->p.quit) && !s->n_stops) nib_server_stop(s);
     if (s->n_stops) on_stop(-1, 0, s);
 }
@@ -178,6 +180,7 @@ static nib_status copy_params(nib_server *s, const nib_server_params *p, nib_err
     if (s->p.max_tokens <= 0) s->p.max_tokens = d.max_tokens;
     if (s->p.max_body == 0) s->p.max_body = d.max_body;
     if (s->p.max_messages <= 0) s->p.max_messages = d.max_messages;
+    if (!(s->p.max_wait > 0)) s->p.max_wait = d.max_wait;
     if (s->p.max_connections <= 0) s->p.max_connections = d.max_connections;
     const char **texts[] = {&s->p.host, &s->p.model_path, &s->p.model_name, &s->p.key_file,
                             &s->p.store};
@@ -260,7 +263,7 @@ nib_status nib_server_new(nib_server **out, const nib_server_params *p, nib_erro
                                             EVHTTP_REQ_OPTIONS | EVHTTP_REQ_PATCH);
     evhttp_set_max_headers_size(s->http, MAX_HEADERS);
     evhttp_set_max_body_size(s->http, (ev_ssize_t)(s->p.max_body + (64 << 10)));
-    evhttp_set_timeout(s->http, 30);
+    evhttp_set_timeout(s->http, (int)s->p.max_wait + 1);
     evhttp_set_gencb(s->http, nib_http_on_request, s);
     evhttp_set_bevcb(s->http, nib_conn_new, s);
     s->mail_event = event_new(s->base, -1, EV_PERSIST, on_mail, s);

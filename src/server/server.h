@@ -47,6 +47,7 @@ typedef struct nib_server_params {
     size_t max_body;          /* bytes */
     int max_messages;
     int max_connections;
+    double max_wait;   /* seconds from a connection, or its last reply, to the next whole request */
     int rate;          /* generations a client may start in a minute; 0: any number */
     const char *store; /* file of the pages' conversations; NULL: the user's, as 'nib chat' has */
     double grace;      /* seconds that replies may take to end when the server stops */

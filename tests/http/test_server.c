@@ -389,6 +389,38 @@ static void slow_senders_do_not_hold_others(void **state) {
     test_serve_stop(s);
 }
 
+/* A byte now and then does not keep a connection; work that takes long does. */
+static void requests_must_come_in_time(void **state) {
+    (void)state;
+    nib_server_params p = test_serve_params(endless());
+    p.max_wait = 0.5;
+    p.max_seconds = 2.5;
+    p.max_tokens = 1 << 24;
+    p.engine.n_ctx = 1 << 16;
+    test_server *s = test_serve(&p);
+    int slow = test_connect(s->port), idle = test_connect(s->port), busy = test_connect(s->port);
+    start_stream(busy, "{\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}],"
+                       "\"temperature\":0}");
+    test_send(slow, "POST /v1/chat/completions HTTP/1.1\r\nX-Slow: ", 45);
+    double start = nib_now();
+    char some[512];
+    while (recv(slow, some, sizeof some, MSG_DONTWAIT) < 0 && nib_now() - start < 10) {
+        test_send(slow, "a", 1);
+        usleep(50000);
+    }
+    assert_true(nib_now() - start < 5);
+    assert_int_equal(recv(idle, some, sizeof some, 0), 0);
+    test_reply r = {0};
+    test_receive(busy, &r);
+    assert_int_equal(r.status, 200);
+    assert_string_equal(test_json_text(&r, "choices.0.finish_reason"), "length");
+    test_reply_free(&r);
+    close(slow);
+    close(idle);
+    close(busy);
+    test_serve_stop(s);
+}
+
 static void connections_have_a_limit(void **state) {
     (void)state;
     nib_server_params p = test_serve_params(NULL);
@@ -477,6 +509,7 @@ int main(void) {
         cmocka_unit_test(disconnects_cancel),
         cmocka_unit_test(pipelined_requests_are_answered_in_order),
         cmocka_unit_test(slow_senders_do_not_hold_others),
+        cmocka_unit_test(requests_must_come_in_time),
         cmocka_unit_test(connections_have_a_limit),
         cmocka_unit_test(slow_readers_rest),
         cmocka_unit_test(stopping_marks_partial_replies),
