@@ -7,7 +7,10 @@
 #include "tinymodel.h"
 
 static nib_error e;
-enum { TEXT = 1500 }; /* bytes of the sample: a token each, or so */
+/* Bytes of the sample: a token each, or so. */
+static size_t some_text(void) {
+    return test_quick() ? 420 : 1500;
+}
 
 static const char *model_of(const char *name, nib_dtype t, uint64_t seed) {
     return test_tiny_model(name, &(test_tiny){.dtype = t, .n_embd = 256, .seed = seed});
@@ -67,7 +70,7 @@ static by_hand compare_by_hand(const char *a, const char *b, int64_t n_ctx) {
     int64_t n_vocab = nib_model_get_info(nib_engine_model(en[0]))->n_vocab;
     nib_ids ids = {0};
     by_hand r = {0};
-    test_ok(nib_tokenize(nib_model_tokenizer(nib_engine_model(en[0])), nib_sample_text, TEXT,
+    test_ok(nib_tokenize(nib_model_tokenizer(nib_engine_model(en[0])), nib_sample_text, some_text(),
                          NIB_TOK_SPECIAL, &ids, &e),
             &e);
     for (int64_t at = 0; at + n_ctx <= (int64_t)ids.len; at += n_ctx) {
@@ -93,7 +96,7 @@ static by_hand compare_by_hand(const char *a, const char *b, int64_t n_ctx) {
 
 static nib_quality compare(const char *a, const char *b, const nib_quality_params *p) {
     nib_quality q;
-    test_ok(nib_quality_compare(a, b, nib_sample_text, TEXT, p, &q, &e), &e);
+    test_ok(nib_quality_compare(a, b, nib_sample_text, some_text(), p, &q, &e), &e);
     return q;
 }
 
@@ -124,7 +127,7 @@ static void numbers_are_those_made_by_hand(void **state) {
 
     nib_engine *en = engine_of(a, 1, 100);
     nib_perplexity r;
-    test_ok(nib_perplexity_measure(en, nib_sample_text, TEXT, &p.eval, &r, &e), &e);
+    test_ok(nib_perplexity_measure(en, nib_sample_text, some_text(), &p.eval, &r, &e), &e);
     assert_true(r.perplexity.value == q.side[0].perplexity.value);
     assert_true(r.perplexity.error == q.side[0].perplexity.error && r.n_tokens == q.n_tokens);
     nib_engine_free(en);
@@ -205,7 +208,7 @@ static void quality_falls_with_the_bits(void **state) {
     snprintf(reference, sizeof reference, "%s", model_of("reference.gguf", NIB_F32, 0));
     nib_quality_params p = {.eval = {.n_ctx = 128, .n_chunks = 3}, .no_speed = true};
     double last = 0;
-    for (size_t i = 0; i < NIB_ARRAY_LEN(ladder); i++) {
+    for (size_t i = 0; i < NIB_ARRAY_LEN(ladder); i += test_quick() ? 3 : 1) {
         nib_quality q = compare(reference, model_of("ladder.gguf", ladder[i], 0), &p);
         if (!(q.kl.value > last))
             fail_msg("%s: %g after %g", nib_dtype_get(ladder[i])->name, q.kl.value, last);
@@ -322,7 +325,7 @@ static void memory_may_run_out(void **state) {
                                 .no_speed = true,
                                 .one_at_a_time = way};
         nib_status s = NIB_ERR_NOMEM;
-        long n = 1, step = test_quick() ? 61 : 17;
+        long n = 1, step = test_quick() ? 149 : 17;
         for (; s != NIB_OK && n < 100000; n += step) {
             nib_quality q;
             nib_alloc_fail_after(n);

@@ -44,7 +44,7 @@ static int more_bits_first(const void *a, const void *b) {
 
 /* Every type; 'apart': from so many bits a weight more, the divergence must be less. */
 static size_t all_types(const char *source, double apart, size_t text) {
-    if (test_quick()) text = 600;
+    if (test_quick()) text = 400;
     made m[MAX_TYPES];
     size_t n = 0;
     for (const char *type; (type = nib_quantize_type_at(n)); n++) {
@@ -74,7 +74,8 @@ static void random_weights(void **state) {
     (void)state;
     char source[512];
     snprintf(source, sizeof source, "%s",
-             test_tiny_model("source.gguf", &(test_tiny){.n_embd = 256, .n_layer = 3}));
+             test_tiny_model("source.gguf",
+                             &(test_tiny){.n_embd = 256, .n_layer = test_quick() ? 2 : 3}));
     assert_true(all_types(source, 0.5, 700) >= 20);
 }
 
@@ -106,7 +107,7 @@ static void importance_helps(void **state) {
     test_ok(nib_engine_new(&en, m, &p, &e), &e);
     test_ok(nib_imatrix_collect(&im, en, nib_sample_text, 2500, "", false, &ep, &e), &e);
     static const char *const types[] = {"q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl"};
-    for (size_t i = 0; i < NIB_ARRAY_LEN(types); i++) {
+    for (size_t i = 0; i < (test_quick() ? 1 : NIB_ARRAY_LEN(types)); i++) {
         made plain = make(source, types[i], NULL, 2500), with = make(source, types[i], im, 2500);
         print_message("%-7s KL %.5f, with importance %.5f\n", types[i], plain.q.kl.value,
                       with.q.kl.value);
