@@ -31,3 +31,4 @@ cmake -S . -B "$dir" -G Ninja -DCMAKE_BUILD_TYPE=Release -DNIB_WERROR=ON \
 ninja -C "$dir" -j "$(nproc)" tests_arithmetic
 # What computes; the command and whatever is slow under emulation was tested natively.
 NIB_TEST_QUICK=1 ctest --test-dir "$dir" -L arithmetic -j "$(nproc)" --output-on-failure --no-tests=error
+tools/spills.sh "$dir"

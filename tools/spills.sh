@@ -3,20 +3,24 @@
 #
 # A matmul or attention kernel that runs out of registers still computes the right thing, only slowly, and nothing else
 # would tell. So its machine code is read: inside an innermost loop (a backward jump to its target, with no other such
-# loop inside) a store of a zmm or ymm register to a fixed place at rsp or rbp is a spill. (Loads alone are constants
+# loop inside) a store of a zmm or ymm register (on arm64: q) to a fixed place at the stack pointer is a spill. (Loads alone are constants
 # that found no register: as good as any operand in memory; they are counted, not refused.) Two a function pass; a
 # kernel file may allow one N with "spills: FUNCTION N" in a comment that says why. Which functions are hot: HOT, below.
 set -u
 cd "$(dirname "$0")/.."
 HOT=${NIB_SPILLS_HOT:-'(matmul|mm_|attn|dot|turn_|tile_|expand|^f32_|score|mix|quantise)'}
 
-objects=$(find "$1" -path '*src/kernels/x86_*.o' | sort)
-[ -n "$objects" ] || { echo "spills: no x86 kernels built here"; exit 0; }
+objects=$(find "$1" -path '*src/kernels/x86_*.o' -o -path '*src/kernels/arm_*.o' | sort)
+[ -n "$objects" ] || { echo "spills: no kernels of an instruction set built here"; exit 0; }
 bad=0
 for o in $objects; do
     src=src/kernels/$(basename "$o" .o)
     allowed=$(sed -n 's/.*spills: \([A-Za-z0-9_]*\) \([0-9]*\).*/\1=\2/p' "$src" 2>/dev/null | tr '\n' ' ')
-    objdump -d --no-show-raw-insn -M intel "$o" | awk -v hot="$HOT" -v file="$src" -v allowed="$allowed" '
+    case $src in
+    */arm_*) disassemble='aarch64-linux-gnu-objdump' && command -v $disassemble >/dev/null || disassemble=objdump ;;
+    *) disassemble='objdump -M intel' ;;
+    esac
+    $disassemble -d --no-show-raw-insn "$o" | awk -v hot="$HOT" -v file="$src" -v allowed="$allowed" '
     function hex(s,    i, v) {
         v = 0
         for (i = 1; i <= length(s); i++) v = v * 16 + index("0123456789abcdef", substr(s, i, 1)) - 1
@@ -61,7 +65,16 @@ for o in $objects; do
         at = $1
         sub(/:/, "", at)
         at = hex(at)
-        if ($2 ~ /^j/ && $3 ~ /^[0-9a-f]+$/ && hex($3) <= at) { n_jump++; to[n_jump] = hex($3); from[n_jump] = at }
+        # jne ADDRESS <...>; b.ne, cbz REG, tbz REG, BIT, ... ADDRESS <...> (not b: code moved out of the way comes back with it)
+        if ($2 ~ /^(j|b\.|cbn?z$|tbn?z$)/ && match($0, /[ \t][0-9a-f]+ </)) {
+            target = hex(substr($0, RSTART + 1, RLENGTH - 3))
+            if (target <= at) { n_jump++; to[n_jump] = target; from[n_jump] = at }
+        }
+        if ($2 ~ /^(st|ld)(p|u?r)$/ && $3 ~ /^q/ && /\[(sp|x29)[],]/) {
+            n_spill++
+            spill_at[n_spill] = at
+            is_store[n_spill] = $2 ~ /^st/
+        }
         if (/[yz]mm[0-9]/ && /\[r[sb]p([-+]0x[0-9a-f]+)?\]/) {
             n_spill++
             spill_at[n_spill] = at

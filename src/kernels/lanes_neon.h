@@ -32,20 +32,39 @@ LANE void v_store(float *p, v16 x) {
     vst1q_f32(p + 8, x.c);
     vst1q_f32(p + 12, x.d);
 }
+/* Up to four, by lanes: an array on the stack would cost calls of memcpy, and spills around them.
+ */
+LANE float32x4_t load4_n(const float *p, int64_t n) {
+    float32x4_t x = vdupq_n_f32(0);
+    if (n >= 4) return vld1q_f32(p);
+    if (n > 0) x = vld1q_lane_f32(p, x, 0);
+    if (n > 1) x = vld1q_lane_f32(p + 1, x, 1);
+    if (n > 2) x = vld1q_lane_f32(p + 2, x, 2);
+    return x;
+}
+LANE void store4_n(float *p, float32x4_t x, int64_t n) {
+    if (n >= 4) {
+        vst1q_f32(p, x);
+        return;
+    }
+    if (n > 0) vst1q_lane_f32(p, x, 0);
+    if (n > 1) vst1q_lane_f32(p + 1, x, 1);
+    if (n > 2) vst1q_lane_f32(p + 2, x, 2);
+}
 LANE v16 v_load_n(const float *p, int64_t n) {
     if (n >= 16) return v_load(p);
-    float t[16] = {0};
-    for (int i = 0; i < n; i++) t[i] = p[i];
-    return v_load(t);
+    return (v16){load4_n(p, n), load4_n(p + 4, n - 4), load4_n(p + 8, n - 8),
+                 load4_n(p + 12, n - 12)};
 }
 LANE void v_store_n(float *p, v16 x, int64_t n) {
     if (n >= 16) {
         v_store(p, x);
         return;
     }
-    float t[16];
-    v_store(t, x);
-    for (int i = 0; i < n; i++) p[i] = t[i];
+    store4_n(p, x.a, n);
+    store4_n(p + 4, x.b, n - 4);
+    store4_n(p + 8, x.c, n - 8);
+    store4_n(p + 12, x.d, n - 12);
 }
 
 LANE float32x4_t fma4(float32x4_t x, float32x4_t y, float32x4_t z) {
@@ -152,6 +171,13 @@ LANE v16 v_load_f16(const void *p) {
 LANE v16 v_set1_f16(const void *p) {
     const float32x4_t x = vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(nib_load_u16(p))));
     return (v16){x, x, x, x};
+}
+LANE float32x4_t bfloat4(const uint8_t *p) {
+    return vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8(p)), 16));
+}
+LANE v16 v_load_bf16(const void *p) {
+    const uint8_t *q = p;
+    return (v16){bfloat4(q), bfloat4(q + 8), bfloat4(q + 16), bfloat4(q + 24)};
 }
 LANE void v_store_f16(uint16_t *p, v16 x) {
     vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(x.a)));
