@@ -13,7 +13,7 @@
 void nib_avx512_matmul(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                        int64_t ldy, void *scratch);
 /* Up to so many tokens the panels are read where they are. */
-enum { AVX512_FEW = 4 };
+enum { AVX512_FEW = 8 };
 void (*nib_avx512_turn(nib_dtype t, int64_t n_tok))(const mm_turn *o);
 void nib_avx512_mm_many(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                         int64_t ldy, void *scratch);

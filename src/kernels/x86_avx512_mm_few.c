@@ -119,7 +119,11 @@ INLINE void take_turn_k(nib_dtype t, int nt, const mm_turn *r) {
     static void turn_##N##_##T(const mm_turn *r) {                                                 \
         OF(NIB_##T, N, r);                                                                         \
     }
-#define TURNS(T, OF)     TURN(T, 1, OF) TURN(T, 2, OF) TURN(T, 3, OF) TURN(T, 4, OF)
+#define TURNS(T, OF)                                                                               \
+    TURN(T, 1, OF)                                                                                 \
+    TURN(T, 2, OF)                                                                                 \
+    TURN(T, 3, OF)                                                                                 \
+    TURN(T, 4, OF) TURN(T, 5, OF) TURN(T, 6, OF) TURN(T, 7, OF) TURN(T, 8, OF)
 #define NIB_P16(T, ...)  TURNS(T, take_turn)
 #define NIB_P16K(T, ...) TURNS(T, take_turn_k)
 #include "kernels/p16.def"
@@ -127,7 +131,9 @@ INLINE void take_turn_k(nib_dtype t, int nt, const mm_turn *r) {
 typedef void (*turn_fn)(const mm_turn *r);
 turn_fn nib_avx512_turn(nib_dtype t, int64_t n_tok) {
     static const turn_fn turns[][AVX512_FEW] = {
-#define NIB_P16(T, ...) [NIB_##T] = {turn_1_##T, turn_2_##T, turn_3_##T, turn_4_##T},
+#define NIB_P16(T, ...)                                                                            \
+    [NIB_##T] = {turn_1_##T, turn_2_##T, turn_3_##T, turn_4_##T,                                   \
+                 turn_5_##T, turn_6_##T, turn_7_##T, turn_8_##T},
 #include "kernels/p16.def"
     };
     return turns[t][n_tok - 1];
