@@ -84,12 +84,13 @@ static const char *phase(const web_reply *x) {
 static void put_status(nib_buf *b, const watcher *w, const web_reply *x) {
     nib_buf data = {0};
     nib_sched *s = nib_server_sched(x->server);
-    nib_buf_printf(
-        &data,
-        "{\"phase\":\"%s\",\"tokens\":%lld,\"tokens_per_second\":%.1f,\"used\":%lld,"
-        "\"context\":%lld,\"prompt_done\":%lld,\"prompt\":%lld}",
-        phase(x), (long long)x->n_tokens, speed(x), (long long)(x->turn.n_prompt + x->n_tokens),
-        (long long)(s ? nib_sched_n_ctx(s) : 0), (long long)x->done, (long long)x->total);
+    nib_buf_printf(&data,
+                   "{\"phase\":\"%s\",\"tokens\":%lld,\"tokens_per_second\":%.1f,\"used\":%lld,"
+                   "\"context\":%lld,\"prompt_done\":%lld,\"prompt\":%lld}",
+                   phase(x), (long long)x->n_tokens, speed(x),
+                   (long long)x->turn.n_prompt + (long long)x->n_tokens,
+                   (long long)(s ? nib_sched_n_ctx(s) : 0), (long long)x->done,
+                   (long long)x->total);
     put_event(b, w, "status", data.data, data.len);
     nib_buf_free(&data);
 }
@@ -232,8 +233,9 @@ static void tell_end(nib_http *r, watcher *w, const nib_turn *t) {
 /* Without scripts: the rest of the text, its footer, the rest of the page. */
 static void follow_end(watcher *w, const nib_turn *t) {
     nib_buf b = {0};
-    size_t n = strlen(t->content);
-    if (n > w->n_text) nib_markdown(t->content + w->n_text, n - w->n_text, &b);
+    const char *text = t->content ? t->content : "";
+    size_t n = strlen(text);
+    if (n > w->n_text) nib_markdown(text + w->n_text, n - w->n_text, &b);
     if (t->error) nib_html(&b, "<p class=\"wrong\" role=\"alert\">%s</p>", t->error);
     nib_buf_puts(&b, "</div>");
     web_put_footer(t, web_token(w->r), &b);
