@@ -29,6 +29,9 @@ static inline const char *web_model(const nib_http *r) {
     return s ? nib_model_get_info(nib_sched_model(s))->name : "stub";
 }
 
+/* What a conversation is called before anything was said. */
+static const char web_unnamed[] = "New conversation";
+
 /* ---- who asks (web_session.c) ---- */
 
 /* The token that forms of this browser carry; sets its cookie when it has none yet. NULL: out of

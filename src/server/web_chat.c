@@ -85,6 +85,20 @@ static bool take_talk(nib_http *r, const char *text, nib_talk *talk, bool *made)
     return s == NIB_OK;
 }
 
+/* A conversation that began with its settings gets a name from its first message. */
+static void name_it(nib_http *r, nib_talk *talk, const char *text) {
+    char title[64];
+    nib_error e;
+    if (strcmp(talk->title, web_unnamed) != 0) return;
+    make_title(text, title, sizeof title);
+    char *own = nib_strdup(title);
+    if (!own) return;
+    nib_free(talk->title);
+    talk->title = own;
+    if (nib_talk_set(web_store(r), talk, &e) != NIB_OK)
+        nib_log(NIB_LOG_WARN, "a conversation keeps its name: %s", e.message);
+}
+
 /* Whether a message may follow 'parent': not while that still grows. */
 static bool may_follow(nib_http *r, int64_t parent) {
     nib_turns one = {0};
@@ -102,7 +116,7 @@ static bool may_follow(nib_http *r, int64_t parent) {
 }
 
 /* What was said, and its reply, put below the others. */
-static void show_new(nib_http *r, const nib_talk *talk, bool made, int64_t said, int64_t reply) {
+static void show_new(nib_http *r, const nib_talk *talk, bool first, int64_t said, int64_t reply) {
     nib_turns turns = {0};
     nib_error e;
     nib_buf b = {0};
@@ -125,7 +139,7 @@ static void show_new(nib_http *r, const nib_talk *talk, bool made, int64_t said,
     web_put_partial(&b, "#talks", "innerMorph");
     web_put_list(r, NULL, talk->id, &b);
     web_put_partial_end(&b);
-    if (made) {
+    if (first) {
         web_put_partial(&b, "#title", "innerHTML");
         nib_html(&b, "%s", talk->title);
         web_put_partial_end(&b);
@@ -153,11 +167,12 @@ void nib_post_say(nib_http *r) {
         return;
     }
     if (!may_follow(r, parent) || !take_talk(r, text, &talk, &made)) return;
+    if (!talk.leaf && !made) name_it(r, &talk, text);
     if (nib_turn_add(web_store(r), talk.id, parent, "user", text, NULL, NIB_TURN_WHOLE, &said,
                      &e) != NIB_OK)
         web_fail(r, &e);
     else if ((reply = answer(r, &talk, said)) != 0)
-        show_new(r, &talk, made, said, reply);
+        show_new(r, &talk, talk.leaf == 0, said, reply);
     nib_talk_free(&talk);
 }
 

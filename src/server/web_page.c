@@ -8,7 +8,8 @@ static void put_headers(nib_http *r) {
     nib_http_set(r, "Content-Security-Policy",
                  "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
                  "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'");
-    nib_http_set(r, "Referrer-Policy", "no-referrer");
+    /* with no-referrer browsers would call the origin of our own forms "null" */
+    nib_http_set(r, "Referrer-Policy", "same-origin");
     nib_http_set(r, "Cache-Control", "no-store");
     nib_http_set(r, "Vary", "HX-Request, Cookie");
 }
@@ -308,7 +309,7 @@ static void put_head(nib_http *r, const char *title, nib_buf *b) {
 
 void web_put_page_begin(nib_http *r, const web_page *p, nib_buf *b) {
     int64_t id = p->talk ? p->talk->id : 0;
-    const char *title = p->talk ? p->talk->title : "New conversation";
+    const char *title = p->talk ? p->talk->title : web_unnamed;
     put_head(r, title, b);
     nib_buf_puts(b, "<body>\n<a class=\"skip\" href=\"#text\">To the message field</a>\n"
                     "<input type=\"checkbox\" id=\"drawer\" class=\"drawer\""
@@ -322,9 +323,10 @@ void web_put_page_begin(nib_http *r, const web_page *p, nib_buf *b) {
         "New</a></div>\n<form role=\"search\" action=\"/\" method=\"get\">"
         "<label class=\"hidden\" for=\"q\">Search conversations</label>"
         "<input type=\"search\" id=\"q\" name=\"q\" placeholder=\"Search\" autocomplete=\"off\""
-        " value=\"%s\" hx-get=\"/ui/talks?current=%lld\" hx-trigger=\"input delay:200ms\""
-        " hx-target=\"#talks\"></form>\n<nav id=\"talks\" aria-label=\"List\">",
-        p->words, (long long)id);
+        " value=\"%s\" hx-get=\"/ui/talks\" hx-include=\"#say-ids [name=talk]\""
+        " hx-trigger=\"input delay:200ms\" hx-target=\"#talks\"></form>\n<nav id=\"talks\" "
+        "aria-label=\"List\">",
+        p->words ? p->words : "");
     web_put_list(r, p->words, id, b);
     nib_buf_puts(b, "</nav>\n");
     put_theme(r, b, p->token);

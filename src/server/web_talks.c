@@ -60,8 +60,8 @@ void nib_get_talk(nib_http *r) {
 void nib_get_talks(nib_http *r) {
     int64_t current = 0;
     nib_error e;
-    const char *which = nib_http_query(r, "current");
-    if (which && nib_parse_int("current", which, 0, 9e15, &current, &e) != NIB_OK) current = 0;
+    const char *which = nib_http_query(r, "talk");
+    if (which && nib_parse_int("talk", which, 0, 9e15, &current, &e) != NIB_OK) current = 0;
     nib_buf b = {0};
     web_put_list(r, nib_http_query(r, "q"), current, &b);
     web_send(r, 200, &b);
@@ -155,7 +155,7 @@ void nib_post_settings(nib_http *r) {
     nib_status s = NIB_OK;
     if (!nib_utf8_valid(system, strlen(system)))
         s = nib_fail(&e, NIB_ERR_ARGUMENT, "The system text is not UTF-8.");
-    if (s == NIB_OK && !id) s = nib_talk_new(web_store(r), "New conversation", &id, &e);
+    if (s == NIB_OK && !id) s = nib_talk_new(web_store(r), web_unnamed, &id, &e);
     if (s == NIB_OK) s = nib_talk_get(web_store(r), id, &talk, &e);
     if (s == NIB_OK) s = settings_of(r, &talk, &e);
     if (s == NIB_OK) {

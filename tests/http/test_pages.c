@@ -201,7 +201,7 @@ static void conversations(void **state) {
     sound(r);
     has(r, "About <mark>tulips</mark>");
     lacks(r, "href=\"/c/2\"");
-    r = look(s, "/ui/talks?q=lentil&current=2");
+    r = look(s, "/ui/talks?q=lentil&talk=2");
     has(r, "aria-current=\"page\"");
     lacks(r, "href=\"/c/1\"");
     assert_int_equal(submit(s, false, "/ui/rename", "talk=1&title=%%3Cb%%3ENew")->status, 303);
