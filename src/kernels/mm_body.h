@@ -183,9 +183,9 @@ static void f32_expand(const nib_mat *w, int64_t p, int64_t k0, int n, float *ou
 static void matmul_f32(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                        int64_t ldy, void *scratch) {
     float *pieces = nib_mm_work(w, scratch);
-    /* Halves are read as they are when no more than one tile of tokens uses them. */
+    /* Halves are read as they are when no more than two tiles of tokens use them. */
     bool few = a->n_tok <= F32_TOKENS;
-    bool direct = w->packed && (few || w->dtype == NIB_F32);
+    bool direct = w->packed && (a->n_tok <= 2 * F32_TOKENS || w->dtype == NIB_F32);
     int64_t step = !w->packed ? MM_EXPAND_K : few ? w->k : F32_PIECE;
     const f32_fn(*tiles)[F32_TOKENS] = !direct || w->dtype == NIB_F32 ? f32_tiles_F32
                                        : w->dtype == NIB_F16          ? f32_tiles_F16
