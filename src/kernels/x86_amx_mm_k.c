@@ -150,18 +150,14 @@ INLINE void pass(bool both, int n_min, const job *o) {
         for (int odd = 0; odd < 2; odd++) {
             const block *w = o->w + rq;
             bool more = u + odd < n, old = u + odd >= 2 && u + odd < n + 2;
-            if (more) {
-                clear(both, odd);
-                multiply(both, odd, w, 0, from);
-            }
-            if (old) add(both, n_min, o, &sum[odd], t0, r, 0, 4);
-            if (more) multiply(both, odd, w, 1, from + step);
-            if (old) add(both, n_min, o, &sum[odd], t0, r, 4, 4);
-            if (u + odd >= 1 && u + odd <= n) keep(both, !odd, &sum[!odd]);
+            if (more) clear(both, odd);
+            if (more) multiply(both, odd, w, 0, from + 0 * step);
+            if (more) multiply(both, odd, w, 1, from + 1 * step);
+            if (old) add(both, n_min, o, &sum[odd], t0, r, 0, 8);
             if (more) multiply(both, odd, w, 2, from + 2 * step);
-            if (old) add(both, n_min, o, &sum[odd], t0, r, 8, 4);
+            if (u + odd >= 1 && u + odd <= n) keep(both, !odd, &sum[!odd]);
             if (more) multiply(both, odd, w, 3, from + 3 * step);
-            if (old) add(both, n_min, o, &sum[odd], t0, r, 12, 4);
+            if (old) add(both, n_min, o, &sum[odd], t0, r, 8, 8);
             if (++rq == o->nr) rq = 0, from += NT * 64;
             if (old && ++r == o->nr) r = 0, t0 += NT;
         }
