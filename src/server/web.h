@@ -69,6 +69,8 @@ void web_put_page_begin(nib_http *r, const web_page *p, nib_buf *b);
 void web_put_page_end(nib_http *r, const web_page *p, nib_buf *b);
 /* What the field's form needs to know: where the next message belongs. */
 void web_put_composer_ids(int64_t talk, int64_t parent, nib_buf *b);
+/* The same for the field itself, and how its switch stands. */
+void web_put_say_ids(nib_http *r, const nib_talk *talk, int64_t parent, nib_buf *b);
 void web_put_list(nib_http *r, const char *words, int64_t current, nib_buf *b);
 /* "120 / 2048": tokens of the conversation against what the context holds. */
 void web_put_context(nib_http *r, int64_t used, nib_buf *b);

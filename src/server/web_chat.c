@@ -3,14 +3,14 @@
 #include "server/web.h"
 
 /* A form was answered: the page's messages as they are now, for htmx, else the page anew. */
-static void show_all(nib_http *r, int64_t talk, int64_t at) {
+static void show_all(nib_http *r, const nib_talk *talk, int64_t at) {
     nib_turns turns = {0};
     nib_error e;
     if (!web_has_htmx(r)) {
-        web_go(r, talk, at);
+        web_go(r, talk->id, at);
         return;
     }
-    if (nib_turn_path(web_store(r), talk, 0, &turns, &e) != NIB_OK) {
+    if (nib_turn_path(web_store(r), talk->id, 0, &turns, &e) != NIB_OK) {
         web_fail(r, &e);
         return;
     }
@@ -20,7 +20,7 @@ static void show_all(nib_http *r, int64_t talk, int64_t at) {
     web_put_messages(&p, &b);
     web_put_partial_end(&b);
     web_put_partial(&b, "#say-ids", "innerHTML");
-    web_put_composer_ids(talk, turns.n ? turns.v[turns.n - 1].id : 0, &b);
+    web_put_say_ids(r, talk, turns.n ? turns.v[turns.n - 1].id : 0, &b);
     web_put_partial_end(&b);
     nib_turns_free(&turns);
     web_send(r, 200, &b);
@@ -72,9 +72,8 @@ static bool take_talk(nib_http *r, const char *text, nib_talk *talk, bool *made)
     if (s == NIB_OK) s = nib_talk_get(web_store(r), id, talk, &e);
     if (s == NIB_OK && nib_http_form(r, "think-shown")) {
         bool on = nib_http_form(r, "think") != NULL;
-        int think = on ? 1 : talk->think == 1 ? 2 : talk->think;
-        if (think != talk->think) {
-            talk->think = think;
+        if (on != (strcmp(nib_http_form(r, "think-shown"), "1") == 0)) { /* somebody moved it */
+            talk->think = on ? 1 : 2;
             s = nib_talk_set(web_store(r), talk, &e);
         }
     }
@@ -134,7 +133,7 @@ static void show_new(nib_http *r, const nib_talk *talk, bool first, int64_t said
         if (turns.v[i].id >= said) web_put_message(&turns.v[i], token, true, &b);
     nib_turns_free(&turns);
     web_put_partial(&b, "#say-ids", "innerHTML");
-    web_put_composer_ids(talk->id, reply, &b);
+    web_put_say_ids(r, talk, reply, &b);
     web_put_partial_end(&b);
     web_put_partial(&b, "#talks", "innerMorph");
     web_put_list(r, NULL, talk->id, &b);
@@ -199,7 +198,7 @@ void nib_post_again(nib_http *r) {
         nib_http_error(r, 409, NULL, NULL, "The reply is still being written: stop it first.");
     else {
         int64_t reply = answer(r, &talk, t->parent);
-        if (reply) show_all(r, talk.id, reply);
+        if (reply) show_all(r, &talk, reply);
     }
     nib_turns_free(&one);
     nib_talk_free(&talk);
@@ -221,7 +220,7 @@ void nib_post_edit(nib_http *r) {
                           &said, &e) != NIB_OK)
         web_fail(r, &e);
     else if (answer(r, &talk, said))
-        show_all(r, talk.id, said);
+        show_all(r, &talk, said);
     nib_turns_free(&one);
     nib_talk_free(&talk);
 }
@@ -234,7 +233,7 @@ void nib_post_choose(nib_http *r) {
     if (nib_turn_choose(web_store(r), one.v[0].id, &e) != NIB_OK)
         web_fail(r, &e);
     else
-        show_all(r, talk.id, one.v[0].id);
+        show_all(r, &talk, one.v[0].id);
     nib_turns_free(&one);
     nib_talk_free(&talk);
 }

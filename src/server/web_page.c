@@ -353,24 +353,36 @@ void web_put_composer_ids(int64_t talk, int64_t parent, nib_buf *b) {
              (long long)talk, (long long)parent);
 }
 
+/* Whether the model is going to think, as far as can be known: where its template asks, it does so
+ * unless told not to. */
+static bool thinks(nib_http *r, const nib_talk *talk) {
+    nib_sched *s = nib_server_sched(r->server);
+    const char *tmpl = s ? nib_model_get_info(nib_sched_model(s))->chat_template : NULL;
+    if (talk && talk->think) return talk->think == 1;
+    return tmpl && strstr(tmpl, "enable_thinking");
+}
+
+void web_put_say_ids(nib_http *r, const nib_talk *talk, int64_t parent, nib_buf *b) {
+    web_put_composer_ids(talk ? talk->id : 0, parent, b);
+    nib_html(b, "<input type=\"hidden\" name=\"think-shown\" value=\"%d\">", thinks(r, talk));
+}
+
 void web_put_page_end(nib_http *r, const web_page *p, nib_buf *b) {
-    (void)r;
     int64_t last = p->turns->n ? p->turns->v[p->turns->n - 1].id : 0;
     nib_buf_puts(b, "</div>\n<form id=\"say\" class=\"say\" method=\"post\" action=\"/ui/say\""
                     " hx-post=\"/ui/say\" hx-target=\"#messages\" hx-swap=\"beforeend\">");
     put_csrf(b, p->token);
     nib_buf_puts(b, "<span id=\"say-ids\">");
-    web_put_composer_ids(p->talk ? p->talk->id : 0, last, b);
+    web_put_say_ids(r, p->talk, last, b);
     nib_html(b,
              "</span><label class=\"hidden\" for=\"text\">Your message</label>"
              "<textarea id=\"text\" name=\"text\" rows=\"1\" required%s placeholder=\"Write a "
              "message, or / for commands\"></textarea><div class=\"row\">"
              "<label class=\"switch\" title=\"Let the model think first, where it can\">"
              "<input type=\"checkbox\" name=\"think\" value=\"1\"%s><span>Think</span></label>"
-             "<input type=\"hidden\" name=\"think-shown\" value=\"1\">"
              "<span class=\"hint needs-js\">Enter sends, Shift+Enter breaks the line</span>"
              "<button class=\"send\" aria-label=\"Send\" title=\"Send\">",
-             p->turns->n ? "" : " autofocus", p->talk && p->talk->think == 1 ? " checked" : "");
+             p->turns->n ? "" : " autofocus", thinks(r, p->talk) ? " checked" : "");
     web_put_icon(b, "send");
     nib_buf_puts(b,
                  "</button></div></form>\n</main>\n"

@@ -379,8 +379,51 @@ static void streams(void **state) {
     has(r, "Hmm &lt;b&gt;");
     has(r, "event: done");
     assert_int_equal(look(s, "/ui/stream/99")->status, 404);
-    r = look(s, "/ui/suggest/2"); /* its script ends at once: nothing to suggest, no error */
+    test_serve_stop(s);
+}
+
+static void suggestions(void **state) {
+    (void)state;
+    static const test_line lines[] = {
+        {"\n", "1. \"Why <so>?\"", 9}, {"1. \"Why <so>?\"", "</s>", 9}, {NULL, NULL, 0}};
+    test_server *s = serve(test_script_model("asks.gguf", test_chatml, 4096, lines));
+    submit(s, false, "/ui/say", "talk=0&parent=0&text=Hi");
+    whole(s, "/c/1");
+    test_reply *r = look(s, "/ui/suggest/2");
     assert_int_equal(r->status, 200);
+    assert_null(html_wrong(r->body.data, NULL));
+    has(r, "<button class=\"chip\">Why &lt;so&gt;?</button>"); /* without its number and quotes */
+    has(r, "name=\"parent\" value=\"2\"");
+    assert_int_equal(look(s, "/ui/suggest/99")->status, 404);
+    assert_int_equal(look(s, "/ui/suggest/x")->status, 404);
+    test_serve_stop(s);
+    s = serve(thinker()); /* what it says stays text */
+    submit(s, false, "/ui/say", "talk=0&parent=0&text=Hi");
+    whole(s, "/c/1");
+    r = look(s, "/ui/suggest/2");
+    assert_null(html_wrong(r->body.data, NULL));
+    lacks(r, "<script");
+    test_serve_stop(s);
+}
+
+/* The switch says what the model is going to do, and changes it only when it is moved. */
+static void thinking(void **state) {
+    (void)state;
+    test_server *s = serve(thinker());
+    has(look(s, "/"), "name=\"think-shown\" value=\"0\"");
+    submit(s, false, "/ui/say", "talk=0&parent=0&text=a&think-shown=0");
+    has(whole(s, "/c/1"), "<option value=\"0\" selected>"); /* as the model does */
+    submit(s, false, "/ui/say", "talk=1&parent=2&text=b&think-shown=0&think=1");
+    test_reply *r = whole(s, "/c/1");
+    has(r, "<option value=\"1\" selected>");
+    has(r, "name=\"think\" value=\"1\" checked");
+    submit(s, false, "/ui/say", "talk=1&parent=4&text=c&think-shown=1");
+    r = whole(s, "/c/1");
+    has(r, "<option value=\"2\" selected>");
+    lacks(r, "name=\"think\" value=\"1\" checked");
+    /* with htmx the field learns how its switch stands now */
+    has(submit(s, true, "/ui/say", "talk=1&parent=6&text=d&think-shown=0&think=1"),
+        "name=\"think-shown\" value=\"1\"");
     test_serve_stop(s);
 }
 
@@ -580,6 +623,7 @@ int main(void) {
         cmocka_unit_test(conversations),   cmocka_unit_test(without_a_model),
         cmocka_unit_test(forged_forms),    cmocka_unit_test(with_a_key),
         cmocka_unit_test(streams),         cmocka_unit_test(resumed),
+        cmocka_unit_test(suggestions),     cmocka_unit_test(thinking),
         cmocka_unit_test(stopped),         cmocka_unit_test(server_stops),
         cmocka_unit_test(killed),          cmocka_unit_test(files_of_ours),
     };
