@@ -63,3 +63,11 @@ __attribute__((visibility("default"))) const char *__lsan_default_suppressions(v
 const char *__lsan_default_suppressions(void) {
     return "leak:libfontconfig\nleak:libpango\n";
 }
+
+/* The same of ThreadSanitizer: libraries it does not see into. libevent closes and opens pipes
+ * under locks of its own; drawing a PDF goes through tables that are made once. */
+__attribute__((visibility("default"))) const char *__tsan_default_suppressions(void);
+const char *__tsan_default_suppressions(void) {
+    return "race:libfontconfig\nrace:libpango\nrace:libglib\nrace:libcairo\nrace:libharfbuzz\n"
+           "race:libevent\n";
+}
