@@ -217,7 +217,7 @@ typedef enum nib_piece_kind {
 } nib_piece_kind;
 
 /* How probable a token was, and which were most probable: natural logarithms, of the model's own
- * distribution (temperature 1, before bias and penalties). */
+ * distribution (temperature 1, before bias and penalties); at least -9999. */
 enum { NIB_ODDS_MAX = 20 };
 typedef struct nib_odds {
     int32_t token;

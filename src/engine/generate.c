@@ -285,6 +285,12 @@ static bool over_time(const reply *r) {
     return r->p->max_seconds > 0 && now_since(r) >= r->p->max_seconds;
 }
 
+/* A number also where the probability is none that a float could hold. */
+static double logprob(float logit, double base) {
+    double v = (double)logit - base;
+    return v > -9999 ? v : -9999;
+}
+
 /* ln of the probability of a token, and of the most probable ones. */
 static nib_status tell_odds(reply *r, int32_t id, bool thought) {
     nib_odds o = {.token = id, .thought = thought};
@@ -294,10 +300,10 @@ static nib_status tell_odds(reply *r, int32_t id, bool thought) {
         if (r->logits[i] > max) max = r->logits[i];
     for (int64_t i = 0; i < r->n_vocab; i++) sum += exp((double)r->logits[i] - (double)max);
     double base = (double)max + log(sum);
-    o.logprob = (double)r->logits[id] - base;
+    o.logprob = logprob(r->logits[id], base);
     int most = NIB_MIN(r->n_logprobs, (int)NIB_ODDS_MAX);
     for (int64_t i = 0; i < r->n_vocab && most > 0; i++) {
-        double v = (double)r->logits[i] - base;
+        double v = logprob(r->logits[i], base);
         if (o.n_top == most && !(v > o.top[most - 1].logprob)) continue;
         int at = o.n_top < most ? o.n_top++ : most - 1;
         for (; at > 0 && v > o.top[at - 1].logprob; at--) o.top[at] = o.top[at - 1];

@@ -304,6 +304,7 @@ bool nib_http_streaming(const nib_http *r) {
 static void on_drained(struct evhttp_connection *c, void *arg) {
     (void)c;
     nib_http *r = arg;
+    r->own->resting = false;
     if (r->own->box) nib_box_pause(r->own->box, false);
 }
 
@@ -316,9 +317,11 @@ void nib_http_write(nib_http *r, const void *p, size_t n) {
     evbuffer_add(b, p, n);
     o->wrote = nib_now();
     struct bufferevent *bev = evhttp_connection_get_bufferevent(o->conn);
-    bool full = evbuffer_get_length(bufferevent_get_output(bev)) + n > OUTPUT_HIGH;
-    if (full && o->box) nib_box_pause(o->box, true);
-    evhttp_send_reply_chunk_with_cb(o->req, b, full ? on_drained : NULL, full ? r : NULL);
+    if (!o->resting && evbuffer_get_length(bufferevent_get_output(bev)) + n > OUTPUT_HIGH) {
+        o->resting = true;
+        if (o->box) nib_box_pause(o->box, true);
+    }
+    evhttp_send_reply_chunk_with_cb(o->req, b, o->resting ? on_drained : NULL, r);
     evbuffer_free(b);
 }
 

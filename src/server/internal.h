@@ -14,9 +14,9 @@ struct nib_http_private {
     nib_box *box;
     double start;
     int status;
-    bool streaming, done, events;  /* events: text/event-stream */
-    double wrote;                  /* when something was last written to the stream */
-    int64_t n_prompt, n_generated; /* for the log */
+    bool streaming, done, events, resting; /* events: text/event-stream */
+    double wrote;                          /* when something was last written to the stream */
+    int64_t n_prompt, n_generated;         /* for the log */
     struct nib_pair {
         const char *name, *value;
         struct nib_pair *next;

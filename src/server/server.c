@@ -12,6 +12,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include "server/internal.h"
@@ -240,6 +241,24 @@ static nib_status bind_at(nib_server *s, nib_error *e) {
     return NIB_OK;
 }
 
+/* As many files as connections need; where the system allows fewer, fewer connections. */
+static void allow_files(nib_server *s) {
+    enum { OTHERS = 128 };
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r)) return;
+    rlim_t want = (rlim_t)s->p.max_connections + OTHERS;
+    if (r.rlim_cur < want) {
+        r.rlim_cur = NIB_MIN(want, r.rlim_max);
+        setrlimit(RLIMIT_NOFILE, &r);
+    }
+    if (r.rlim_cur < want)
+        s->p.max_connections = r.rlim_cur > 2 * OTHERS ? (int)(r.rlim_cur - OTHERS) : OTHERS / 2;
+}
+
+static void on_libevent_log(int severity, const char *message) {
+    nib_log(severity >= EVENT_LOG_ERR ? NIB_LOG_ERROR : NIB_LOG_DEBUG, "libevent: %s", message);
+}
+
 nib_status nib_server_new(nib_server **out, const nib_server_params *p, nib_error *e) {
     nib_server *s = nib_calloc(1, sizeof *s);
     if (!s) return nib_fail_nomem(e, sizeof *s, "the server");
@@ -253,6 +272,8 @@ nib_status nib_server_new(nib_server **out, const nib_server_params *p, nib_erro
         goto out;
     atomic_store(&s->state, s->p.model_path ? NIB_SERVER_LOADING : NIB_SERVER_NO_MODEL);
     signal(SIGPIPE, SIG_IGN);
+    event_set_log_callback(on_libevent_log);
+    allow_files(s);
     if (evthread_use_pthreads() || !(s->base = event_base_new()) ||
         !(s->http = evhttp_new(s->base)) || pipe2(s->stop_pipe, O_CLOEXEC | O_NONBLOCK)) {
         status = nib_fail(e, NIB_ERR_NOMEM, "cannot start the server: %s", strerror(errno));

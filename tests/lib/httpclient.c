@@ -198,7 +198,7 @@ static json_t *walk(json_t *v, const char *path) {
 
 json_t *test_json(const test_reply *r, const char *path) {
     json_decref(last_json);
-    last_json = json_loadb(r->body.data, r->body.len, 0, NULL);
+    last_json = json_loadb(r->body.data, r->body.len, JSON_ALLOW_NUL, NULL);
     return walk(last_json, path);
 }
 const char *test_json_text(const test_reply *r, const char *path) {
@@ -217,7 +217,7 @@ char *test_sse_text(const test_reply *r, const char *path) {
         const char *end = strchr(p, '\n');
         size_t n = end ? (size_t)(end - p) : strlen(p);
         if (n > 6 && strncmp(p, "data: ", 6) == 0) {
-            json_t *v = json_loadb(p + 6, n - 6, 0, NULL);
+            json_t *v = json_loadb(p + 6, n - 6, JSON_ALLOW_NUL, NULL);
             const char *text = json_string_value(walk(v, path));
             if (text) nib_buf_puts(&out, text);
             json_decref(v);
