@@ -454,8 +454,8 @@ static void slow_readers_rest(void **state) {
     int fd = test_connect(s->port), size = 64 << 10;
     setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
     start_stream(fd, "{\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}],"
-                     "\"temperature\":0,\"max_tokens\":6000,\"stream\":true,"
-                     "\"logprobs\":true,\"top_logprobs\":20}"); /* 12 MB of text */
+                     "\"temperature\":0,\"max_tokens\":3000,\"stream\":true,"
+                     "\"logprobs\":true,\"top_logprobs\":20}"); /* 6 MB of text */
     nib_slot_info x = {0};
     int64_t before = -1;
     double until = nib_now() + 60;
@@ -465,14 +465,14 @@ static void slow_readers_rest(void **state) {
         assert_true(nib_now() < until);
         assert_true(nib_sched_slot(nib_server_sched(s->server), 0, &x));
     } while (x.n_generated == 0 || x.n_generated != before);
-    assert_true(x.busy && x.n_generated < 6000);
+    assert_true(x.busy && x.n_generated < 3000);
     assert_int_equal(test_post(s->port, "/v1/chat/completions", hello)->status, 200);
     test_reply r = {0};
     test_receive(fd, &r);
     assert_int_equal(r.status, 200);
     assert_non_null(strstr(r.body.data, "[DONE]"));
     char *text = test_sse_text(&r, "choices.0.delta.content");
-    assert_int_equal(strlen(text), 6000 / 3 * strlen("onetwothree"));
+    assert_int_equal(strlen(text), 3000 / 3 * strlen("onetwothree"));
     free(text);
     test_reply_free(&r);
     close(fd);

@@ -77,7 +77,7 @@ void test_send(int fd, const char *p, size_t n) {
 static bool more(int fd, nib_buf *b) {
     char some[16384];
     struct pollfd p = {fd, POLLIN, 0};
-    if (poll(&p, 1, 10000) <= 0) return false;
+    if (poll(&p, 1, 60000) <= 0) return false;
     ssize_t n = recv(fd, some, sizeof some, 0);
     return n > 0 && nib_buf_put(b, some, (size_t)n);
 }

@@ -28,7 +28,7 @@ typedef struct test_reply {
 } test_reply;
 int test_connect(int port);
 void test_send(int fd, const char *p, size_t n);
-/* Fills *r; blocks at most ten seconds. A chunked body is joined. */
+/* Fills *r; blocks at most a minute without a byte. A chunked body is joined. */
 void test_receive(int fd, test_reply *r);
 /* The value of a header, or NULL; in a static buffer. */
 const char *test_header(const test_reply *r, const char *name);
