@@ -101,6 +101,9 @@ INLINE v16 f32_weights(nib_dtype t, const uint8_t *p) {
     return v_load((const float *)(const void *)p);
 }
 
+/* One token reads weights from memory: they are asked for early. */
+enum { AHEAD_F32 = 2048 };
+
 /* nr panels x nt tokens from t0 on, added to what y holds. */
 INLINE void f32_tile(nib_dtype t, int nr, int nt, const f32_job *o, int64_t t0) {
     const float *x = o->a->x + t0 * o->a->ldx + o->k0;
@@ -117,7 +120,11 @@ INLINE void f32_tile(nib_dtype t, int nr, int nt, const f32_job *o, int64_t t0) 
     for (int64_t k = 0; k < n; k++) {
         v16 v[F32_WIDE];
         UNROLL
-        for (int r = 0; r < nr; r++) v[r] = f32_weights(t, o->w[r] + (size_t)k * line);
+        for (int r = 0; r < nr; r++) {
+            const uint8_t *w = o->w[r] + (size_t)k * line;
+            if (nt == 1) __builtin_prefetch(w + AHEAD_F32);
+            v[r] = f32_weights(t, w);
+        }
         UNROLL
         for (int i = 0; i < nt; i++) {
             v16 xi = v_set1(x[i * ldx + k]);
