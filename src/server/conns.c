@@ -2,9 +2,12 @@
  *
  * evhttp 2.1 keeps no count and its timeouts begin anew with every byte, which a slow client can
  * draw out for ever. So the server makes the bufferevents itself and holds a reference to each: one
- * that evhttp has freed has no callbacks left, which the sweep finds. It runs every second and
- * whenever the limit is reached; at the limit the listener rests, and the kernel keeps newcomers in
- * its queue. */
+ * that evhttp has freed has no callbacks left, which the sweep finds. It runs four times a second
+ * and when the limit is reached; at the limit the listener rests, and the kernel keeps newcomers in
+ * its queue.
+ *
+ * The socket must live as long as its bufferevent: were it closed earlier, the next connection
+ * would get its number, and what it sends would be read by both. */
 #include <event2/bufferevent.h>
 #include <event2/listener.h>
 #include <sys/socket.h>
@@ -12,8 +15,10 @@
 
 struct bufferevent *nib_conn_new(struct event_base *base, void *server) {
     nib_server *s = server;
-    struct bufferevent *bev = bufferevent_socket_new(base, -1, 0);
+    struct bufferevent *bev = bufferevent_socket_new(base, -1, BEV_OPT_CLOSE_ON_FREE);
     if (!bev) return NULL;
+    /* the new one looks free until evhttp has it */
+    if (s->n_conns + 1 >= (size_t)s->p.max_connections) nib_conns_sweep(s);
     if (s->n_conns == s->cap_conns) {
         size_t cap = s->cap_conns ? s->cap_conns * 2 : 64;
         nib_conn *v = nib_realloc(s->conns, cap * sizeof *v);

@@ -509,6 +509,37 @@ static void stopping_marks_partial_replies(void **state) {
     test_serve_stop(s);
 }
 
+/* What a connection sends reaches nobody else, even when it got the number of one that was just
+ * closed. */
+static void connections_do_not_share(void **state) {
+    (void)state;
+    enum { BODY = 200000, ROUNDS = 5 };
+    nib_server_params p = test_serve_params(test_tiny_model("apart.gguf", NULL));
+    test_server *s = test_serve(&p);
+    nib_buf body = {0}, head = {0};
+    nib_buf_puts(&body, "{\"content\":\"");
+    while (body.len < BODY) nib_buf_puts(&body, "abc ");
+    nib_buf_puts(&body, "\"}");
+    for (int i = 0; i < 2 * ROUNDS; i++) {
+        bool keep = i % 2;
+        nib_buf_clear(&head);
+        nib_buf_printf(
+            &head, "POST /tokenize HTTP/1.1\r\nHost: localhost\r\n%sContent-Length: %zu\r\n\r\n",
+            keep ? "" : "Connection: close\r\n", body.len);
+        int fd = test_connect(s->port);
+        test_reply r = {0};
+        test_send(fd, head.data, head.len);
+        test_send(fd, body.data, body.len);
+        test_receive(fd, &r);
+        assert_int_equal(r.status, 200);
+        test_reply_free(&r);
+        close(fd);
+    }
+    nib_buf_free(&body);
+    nib_buf_free(&head);
+    test_serve_stop(s);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(health_and_routes),
@@ -524,6 +555,7 @@ int main(void) {
         cmocka_unit_test(slow_senders_do_not_hold_others),
         cmocka_unit_test(requests_must_come_in_time),
         cmocka_unit_test(connections_have_a_limit),
+        cmocka_unit_test(connections_do_not_share),
         cmocka_unit_test(slow_readers_rest),
         cmocka_unit_test(stopping_marks_partial_replies),
     };
