@@ -154,7 +154,8 @@ typedef struct nib_decoder {
     float *x, *xn, *q, *k, *v, *att, *y, *y2, *h, *parts;
     void *act_memory;
     size_t own_offset; /* of a worker's private part in its scratch */
-    void *memory;
+    void *memory;      /* holds nothing between passes */
+    double *freqs;     /* of all tables */
     size_t memory_bytes, scratch_bytes;
 } nib_decoder;
 

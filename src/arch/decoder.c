@@ -61,8 +61,6 @@ static size_t shared_layout(nib_decoder *x, uintptr_t base, const nib_desc *d, i
     for (int i = 0; i < NIB_ROPE_TABLES; i++) {
         p = take(&at, t * (size_t)d->rope[i].n_rot);
         x->cs[i] = (float *)(base + p);
-        p = take(&at, (size_t)d->rope[i].n_rot / 2 * sizeof(double));
-        x->rope[i].freq = (double *)(base + p);
     }
     p = take(&at, nib_act_bytes(max_tok, widest_input(d)));
     x->act_memory = (void *)(base + p);
@@ -97,7 +95,8 @@ static double yarn_dim(double turns, const nib_rope_desc *p) {
            (2 * log(p->base));
 }
 
-static void rope_init(nib_rope *r, const nib_rope_desc *p, int64_t n_ctx) {
+static void rope_init(nib_rope *r, double *freq, const nib_rope_desc *p, int64_t n_ctx) {
+    r->freq = freq;
     r->kind = p->kind;
     r->n_rot = p->n_rot;
     double mscale = (double)p->attn_factor, low = 0, high = 0;
@@ -108,7 +107,6 @@ static void rope_init(nib_rope *r, const nib_rope_desc *p, int64_t n_ctx) {
     }
     r->mscale = (float)mscale;
     const float *factors = p->factors_long && n_ctx > p->n_ctx_orig ? p->factors_long : p->factors;
-    double *freq = (double *)(uintptr_t)r->freq;
     for (int i = 0; i < p->n_rot / 2; i++) {
         double f = pow(p->base, -2.0 * i / p->n_rot);
         if (factors) f /= (double)factors[i];
@@ -133,17 +131,25 @@ nib_status nib_decoder_new(nib_decoder *out, const nib_desc *d, nib_kv_type kv, 
     x.layer_bytes = (x.k_bytes + x.v_bytes) * (size_t)d->n_kv;
     nib_decoder_measure(d, max_tok, &x.memory_bytes, &x.scratch_bytes);
     x.own_offset = ops_scratch(d, max_tok);
+    size_t n_freq = 0;
+    for (int i = 0; i < NIB_ROPE_TABLES; i++) n_freq += (size_t)d->rope[i].n_rot / 2;
     x.memory = nib_alloc_pages(x.memory_bytes);
-    if (!x.memory) return nib_fail_nomem(e, x.memory_bytes, "buffers");
+    x.freqs = nib_alloc(n_freq * sizeof *x.freqs);
+    if (!x.memory || !x.freqs) {
+        nib_decoder_free(&x);
+        return nib_fail_nomem(e, x.memory_bytes, "buffers");
+    }
     shared_layout(&x, (uintptr_t)x.memory, d, max_tok);
-    for (int i = 0; i < NIB_ROPE_TABLES; i++)
-        if (d->rope[i].n_rot) rope_init(&x.rope[i], &d->rope[i], n_ctx);
+    double *freq = x.freqs;
+    for (int i = 0; i < NIB_ROPE_TABLES; freq += d->rope[i++].n_rot / 2)
+        if (d->rope[i].n_rot) rope_init(&x.rope[i], freq, &d->rope[i], n_ctx);
     *out = x;
     return NIB_OK;
 }
 
 void nib_decoder_free(nib_decoder *x) {
     nib_free_pages(x->memory, x->memory_bytes);
+    nib_free(x->freqs);
     *x = (nib_decoder){0};
 }
 

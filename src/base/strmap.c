@@ -19,7 +19,14 @@ uint64_t nib_hash(const void *data, size_t n, uint64_t seed) {
         p += 8, n -= 8;
     }
     uint64_t w = 0;
-    if (n) memcpy(&w, p, n);
+    if (n >= 4) { /* the bytes that both halves read are the same in both */
+        uint32_t low, high;
+        memcpy(&low, p, 4);
+        memcpy(&high, p + n - 4, 4);
+        w = low | (uint64_t)high << (n - 4) * 8;
+    } else if (n) {
+        w = p[0] | (uint64_t)p[n / 2] << n / 2 * 8 | (uint64_t)p[n - 1] << (n - 1) * 8;
+    }
     h = (h ^ w) * 0xc4ceb9fe1a85ec53u;
     return h ^ (h >> 29);
 }

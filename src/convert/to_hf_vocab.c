@@ -11,7 +11,7 @@ enum { NORMAL = 1, UNKNOWN, CONTROL, USER, UNUSED, BYTE };
 
 typedef struct out_vocab {
     int64_t n;
-    const nib_str *tokens;
+    nib_str *tokens;
     const nib_gguf_kv *scores, *types, *merges; /* NULL when absent */
     nib_str model;
 } out_vocab;
@@ -38,7 +38,10 @@ static nib_status read_vocab(const conv_hf_out *o, out_vocab *v, nib_error *e) {
     NIB_TRY(nib_gguf_str(o->g, "tokenizer.ggml.model", &v->model, e));
     NIB_TRY(nib_gguf_arr(o->g, "tokenizer.ggml.tokens", true, &tokens, e));
     v->n = tokens->arr_n;
-    v->tokens = tokens->arr_str;
+    v->tokens = nib_alloc((size_t)v->n * sizeof *v->tokens);
+    if (!v->tokens) return nib_fail_nomem(e, (size_t)v->n * sizeof *v->tokens, "the vocabulary");
+    nib_gguf_strs it = nib_gguf_strs_of(tokens);
+    for (int64_t i = 0; i < v->n; i++) v->tokens[i] = nib_gguf_strs_next(&it);
     NIB_TRY(read_array(o, "tokenizer.ggml.scores", false, v->n, &v->scores, e));
     NIB_TRY(read_array(o, "tokenizer.ggml.token_type", false, v->n, &v->types, e));
     return read_array(o, "tokenizer.ggml.merges", true, -1, &v->merges, e);
@@ -223,8 +226,9 @@ static nib_status out_bpe(conv_hf_out *o, const out_vocab *v, nib_error *e) {
         goto out;
     }
     NIB_TRY_OUT(vocab_json(v, false, &vocab, e));
-    for (int64_t i = 0; v->merges && i < v->merges->arr_n; i++) {
-        nib_str m = v->merges->arr_str[i];
+    nib_gguf_strs it = v->merges ? nib_gguf_strs_of(v->merges) : (nib_gguf_strs){0};
+    for (int64_t i = 0; it.left; i++) {
+        nib_str m = nib_gguf_strs_next(&it);
         if (json_array_append_new(merges, json_stringn(m.p, m.n))) {
             s = not_text("merge", i, e);
             goto out;
@@ -454,14 +458,20 @@ out:
 
 nib_status conv_out_vocab(conv_hf_out *o, nib_error *e) {
     out_vocab v = {0};
-    NIB_TRY(read_vocab(o, &v, e));
+    nib_status s;
+    NIB_TRY_OUT(read_vocab(o, &v, e));
     bool spm = nib_str_eq_c(v.model, "llama"), bert = nib_str_eq_c(v.model, "bert");
-    if (!spm && !bert && !nib_str_eq_c(v.model, "gpt2"))
-        return nib_fail(e, NIB_ERR_UNSUPPORTED,
-                        "tokenizer.ggml.model is '%.*s': nib converts llama, gpt2 and bert",
-                        (int)NIB_MIN(v.model.n, (size_t)40), v.model.p);
-    NIB_TRY(out_specials(o, &v, e));
-    NIB_TRY(out_decoder(o, &v, spm, e));
-    NIB_TRY(spm ? out_sentencepiece(o, &v, e) : bert ? out_wordpiece(o, &v, e) : out_bpe(o, &v, e));
-    return conv_out_json(o, "tokenizer_config.json", o->tok_config, e);
+    if (!spm && !bert && !nib_str_eq_c(v.model, "gpt2")) {
+        s = nib_fail(e, NIB_ERR_UNSUPPORTED,
+                     "tokenizer.ggml.model is '%.*s': nib converts llama, gpt2 and bert",
+                     (int)NIB_MIN(v.model.n, (size_t)40), v.model.p);
+        goto out;
+    }
+    NIB_TRY_OUT(out_specials(o, &v, e));
+    NIB_TRY_OUT(out_decoder(o, &v, spm, e));
+    s = spm ? out_sentencepiece(o, &v, e) : bert ? out_wordpiece(o, &v, e) : out_bpe(o, &v, e);
+    if (s == NIB_OK) s = conv_out_json(o, "tokenizer_config.json", o->tok_config, e);
+out:
+    nib_free(v.tokens);
+    return s;
 }

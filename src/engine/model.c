@@ -113,6 +113,9 @@ nib_status nib_model_load(nib_model *m, const nib_model_params *params, nib_erro
     nib_status s = nib_backend_upload(be, m->uploads, m->n_uploads, p->f32, loaded, &l, e);
     nib_backend_free(be);
     if (s != NIB_OK) return s;
+    /* What was read to get here, small tensors and the keys with their vocabulary, is of no use
+     * any more; rows that stay in the file come back as they are looked up. */
+    nib_gguf_drop_all(m->gguf);
     m->loaded = true;
     if (m->desc.tied) m->desc.tok_embd = m->desc.head.w; /* one table, looked up and multiplied */
     return NIB_OK;

@@ -101,8 +101,10 @@ static nib_status read_gguf(nib_imatrix *im, const nib_gguf *g, nib_error *e) {
     (void)nib_gguf_i64(g, "imatrix.chunk_size", 0, UINT32_MAX, &im->info.n_ctx, NULL);
     const nib_gguf_kv *sets;
     if (nib_gguf_arr(g, "imatrix.datasets", true, &sets, NULL) == NIB_OK && sets->arr_n) {
-        im->info.dataset = nib_arena_strndup(&im->arena, sets->arr_str[0].p, sets->arr_str[0].n);
-        if (!im->info.dataset) return nib_fail_nomem(e, sets->arr_str[0].n, "a name");
+        nib_gguf_strs it = nib_gguf_strs_of(sets);
+        nib_str name = nib_gguf_strs_next(&it);
+        im->info.dataset = nib_arena_strndup(&im->arena, name.p, name.n);
+        if (!im->info.dataset) return nib_fail_nomem(e, name.n, "a name");
     }
     return NIB_OK;
 }

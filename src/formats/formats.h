@@ -24,8 +24,10 @@ typedef struct nib_gguf_kv {
     nib_str str;
     nib_gguf_type arr_type; /* arrays: element type (no nested arrays: refused at open) */
     int64_t arr_n;
-    const void *arr_data;   /* scalars: raw little-endian elements, unaligned */
-    const nib_str *arr_str; /* strings */
+    /* Scalars: raw little-endian elements, unaligned. Strings: NULL, or as the file has them, each
+     * a u64 length and its bytes. */
+    const void *arr_data;
+    const nib_str *arr_str; /* strings of a key to be written, when arr_data is NULL */
 } nib_gguf_kv;
 
 typedef struct nib_gguf nib_gguf;
@@ -56,17 +58,41 @@ nib_status nib_gguf_i64(const nib_gguf *g, const char *key, int64_t min, int64_t
 nib_status nib_gguf_f32(const nib_gguf *g, const char *key, float *out, nib_error *e); /* finite */
 nib_status nib_gguf_bool(const nib_gguf *g, const char *key, bool *out, nib_error *e);
 nib_status nib_gguf_str(const nib_gguf *g, const char *key, nib_str *out, nib_error *e);
-/* An array of the given kind: strings, or numbers converted by nib_gguf_arr_i64/_f64 below. */
+/* An array of the given kind: strings, to be taken one after another with a nib_gguf_strs, or
+ * numbers converted by nib_gguf_arr_i64/_f64 below. */
 nib_status nib_gguf_arr(const nib_gguf *g, const char *key, bool strings, const nib_gguf_kv **out,
                         nib_error *e);
 /* 0 <= i < arr_n; numbers and bools only. A float that no int64 holds gives 0. */
 int64_t nib_gguf_arr_i64(const nib_gguf_kv *kv, int64_t i);
 double nib_gguf_arr_f64(const nib_gguf_kv *kv, int64_t i);
 
+/* The strings of an array, in order. They are not indexed when a file is opened: a vocabulary has
+ * hundreds of thousands, which are read once. */
+typedef struct nib_gguf_strs {
+    const nib_str *str;
+    const uint8_t *p;
+    int64_t left;
+} nib_gguf_strs;
+static inline nib_gguf_strs nib_gguf_strs_of(const nib_gguf_kv *kv) {
+    return (nib_gguf_strs){kv->arr_str, (const uint8_t *)kv->arr_data, kv->arr_n};
+}
+/* The next one, empty behind the last. */
+static inline nib_str nib_gguf_strs_next(nib_gguf_strs *it) {
+    if (it->left <= 0) return (nib_str){"", 0};
+    it->left--;
+    if (!it->p) return *it->str++;
+    uint64_t n;
+    memcpy(&n, it->p, 8);
+    nib_str s = {(const char *)it->p + 8, (size_t)n};
+    it->p += 8 + n;
+    return s;
+}
+
 /* Tells the kernel that [p, p+n) of a mapped file is not needed soon: its whole pages leave this
  * process's memory and are read again when touched. Nothing happens for bytes that are not in a
  * mapped file of g. Any thread. */
 void nib_gguf_drop(const nib_gguf *g, const void *p, size_t n);
+void nib_gguf_drop_all(const nib_gguf *g); /* all bytes of all parts */
 
 /* ---- writing: add keys and tensor descriptions, begin, write each tensor's bytes in order, commit
  * ---- */

@@ -220,10 +220,9 @@ static nib_status parse_array(cursor *c, nib_gguf_kv *kv, nib_error *e) {
         }
         return NIB_OK;
     }
-    nib_str *strs = nib_arena_alloc(c->arena, (size_t)kv->arr_n * sizeof *strs);
-    if (!strs) return nib_fail_nomem(e, (size_t)kv->arr_n * sizeof *strs, "an array of strings");
-    for (int64_t k = 0; k < kv->arr_n; k++) NIB_TRY(take_str(c, "array string", &strs[k], e));
-    kv->arr_str = strs;
+    kv->arr_data = c->p + c->at;
+    nib_str s;
+    for (int64_t k = 0; k < kv->arr_n; k++) NIB_TRY(take_str(c, "array string", &s, e));
     return NIB_OK;
 }
 
@@ -738,4 +737,10 @@ void nib_gguf_drop(const nib_gguf *g, const void *p, size_t n) {
         uintptr_t from = NIB_ROUND_UP(at, page), to = (at + n) / page * page;
         if (from < to) madvise((void *)from, to - from, MADV_DONTNEED);
     }
+}
+
+void nib_gguf_drop_all(const nib_gguf *g) {
+    for (int64_t i = 0; i < g->n_parts; i++)
+        if (g->parts[i].mapped && g->parts[i].map.size)
+            madvise((void *)(uintptr_t)g->parts[i].map.data, g->parts[i].map.size, MADV_DONTNEED);
 }

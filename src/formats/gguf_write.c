@@ -91,7 +91,7 @@ static nib_status copy_value(nib_gguf_writer *w, nib_gguf_kv *kv, nib_error *e) 
     }
     if (kv->type != NIB_GGUF_ARR) return NIB_OK;
     size_t each = strings ? sizeof(nib_str) : gguf_type_bytes(kv->arr_type);
-    const void *from = strings ? (const void *)kv->arr_str : kv->arr_data;
+    const void *from = strings && !kv->arr_data ? (const void *)kv->arr_str : kv->arr_data;
     if (!each || kv->arr_n < 0 || (kv->arr_n && !from) ||
         !nib_mul_size((size_t)kv->arr_n, each, &bytes))
         return nib_fail(e, NIB_ERR_ARGUMENT,
@@ -105,11 +105,14 @@ static nib_status copy_value(nib_gguf_writer *w, nib_gguf_kv *kv, nib_error *e) 
         return NIB_OK;
     }
     nib_str *strs = copy;
+    nib_gguf_strs it = nib_gguf_strs_of(kv);
     for (int64_t i = 0; i < kv->arr_n; i++) {
-        bytes = kv->arr_str[i].n;
-        if (!(strs[i] = copy_str(w, kv->arr_str[i])).p) goto nomem;
+        nib_str s = nib_gguf_strs_next(&it);
+        bytes = s.n;
+        if (!(strs[i] = copy_str(w, s)).p) goto nomem;
     }
     kv->arr_str = strs;
+    kv->arr_data = NULL;
     return NIB_OK;
 nomem:
     return nib_fail_nomem(e, bytes, "a value");

@@ -8,16 +8,15 @@
  * Radford et al. 2019 (encoder.py for the alphabet). */
 #include "tokenizer/internal.h"
 
-typedef struct pair_slot {
-    int32_t left, right, id; /* left -1: free */
-    uint32_t rank;
-} pair_slot;
-
+/* A slot of the pairs is 64 bits: left and right, id_bits each, above the rank; all ones when free.
+ * What a merge makes stands in a list by rank. */
 typedef struct bpe {
     const tok_family *family;
     tok_presplit *presplit;
-    pair_slot *pairs;
-    size_t mask;
+    uint64_t *pairs;
+    uint32_t n_pairs; /* slots, at most 2/3 of them in use */
+    int id_bits, rank_bits;
+    int32_t *made;         /* the token of a merge, by its rank */
     char spelling[256][3]; /* of a byte: 1 or 2 bytes of UTF-8, NUL-terminated */
 } bpe;
 
@@ -35,38 +34,49 @@ static void spell_bytes(bpe *k) {
 }
 
 /* A character outside the alphabet stands for itself. */
-static bool piece_of(nib_buf *out, nib_str text) {
+static size_t piece_of(char *out, nib_str text) {
     static const uint8_t others[68] = {
         0,   1,   2,   3,   4,   5,   6,   7,   8,   9,   10,  11,  12,  13,  14,  15,  16,
         17,  18,  19,  20,  21,  22,  23,  24,  25,  26,  27,  28,  29,  30,  31,  32,  127,
         128, 129, 130, 131, 132, 133, 134, 135, 136, 137, 138, 139, 140, 141, 142, 143, 144,
         145, 146, 147, 148, 149, 150, 151, 152, 153, 154, 155, 156, 157, 158, 159, 160, 173};
+    size_t len = 0;
     for (size_t i = 0; i < text.n;) {
+        if ((uint8_t)text.p[i] < 0x80) {
+            out[len++] = text.p[i++];
+            continue;
+        }
         int32_t cp;
         size_t n = nib_utf8_decode(text.p + i, text.n - i, &cp);
-        bool ok;
-        if (cp >= 256 && cp < 256 + 68)
-            ok = nib_buf_putc(out, (char)others[cp - 256]);
-        else if (cp >= 0 && cp < 256 && is_itself(cp))
-            ok = nib_buf_putc(out, (char)cp);
-        else
-            ok = nib_buf_put(out, text.p + i, n);
-        if (!ok) return false;
+        if (cp >= 256 && cp < 256 + 68) {
+            out[len++] = (char)others[cp - 256];
+        } else if (cp >= 0 && cp < 256 && is_itself(cp)) {
+            out[len++] = (char)cp;
+        } else {
+            memcpy(out + len, text.p + i, n);
+            len += n;
+        }
         i += n;
     }
-    return true;
+    return len;
 }
 
-static size_t pair_hash(int32_t left, int32_t right) {
-    return (size_t)(((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * 0x9e3779b97f4a7c15u >> 32);
+static uint64_t pair_key(const bpe *k, int32_t left, int32_t right) {
+    return (uint64_t)left << k->id_bits | (uint32_t)right;
+}
+
+static uint32_t pair_place(const bpe *k, uint64_t key) {
+    uint64_t hash = key * 0x9e3779b97f4a7c15u;
+    return (uint32_t)((hash >> 32) * k->n_pairs >> 32);
 }
 
 /* The slot of a pair, or the free one where it would go; NULL: neither within TOK_MAX_PROBES. */
-static pair_slot *slot_for(const bpe *k, int32_t left, int32_t right) {
-    size_t at = pair_hash(left, right);
-    for (size_t i = 0; i < TOK_MAX_PROBES; i++) {
-        pair_slot *p = &k->pairs[(at + i) & k->mask];
-        if (p->left < 0 || (p->left == left && p->right == right)) return p;
+static uint64_t *slot_for(const bpe *k, uint64_t key) {
+    uint32_t i = pair_place(k, key);
+    for (int probe = 0; probe < TOK_MAX_PROBES; probe++) {
+        uint64_t *p = &k->pairs[i];
+        if (*p == UINT64_MAX || *p >> k->rank_bits == key) return p;
+        if (++i == k->n_pairs) i = 0;
     }
     return NULL;
 }
@@ -76,7 +86,7 @@ static pair_slot *slot_for(const bpe *k, int32_t left, int32_t right) {
 static int32_t find_joined(const nib_tokenizer *t, int32_t last, nib_str left, nib_str right,
                            nib_buf *join) {
     for (int32_t id = NIB_MAX(last, 0); id <= last + 1 && id < t->info.n_vocab; id++) {
-        nib_str s = tok_string(&t->text, id);
+        nib_str s = tok_text(t, id);
         if (s.n == left.n + right.n && memcmp(s.p, left.p, left.n) == 0 &&
             memcmp(s.p + left.n, right.p, right.n) == 0 && tok_is_plain(t, id))
             return id;
@@ -86,8 +96,7 @@ static int32_t find_joined(const nib_tokenizer *t, int32_t last, nib_str left, n
     return tok_find_plain(t, join->data, join->len);
 }
 
-static nib_status split_merge(const nib_gguf_kv *kv, int64_t i, nib_str half[2], nib_error *e) {
-    nib_str m = kv->arr_str[i];
+static nib_status split_merge(nib_str m, int64_t i, nib_str half[2], nib_error *e) {
     const char *space = m.n > 1 ? memchr(m.p + 1, ' ', m.n - 1) : NULL;
     if (!space)
         return nib_fail(
@@ -99,29 +108,47 @@ static nib_status split_merge(const nib_gguf_kv *kv, int64_t i, nib_str half[2],
     return NIB_OK;
 }
 
+/* Room for n merges, if ids and ranks fit a slot: up to 2 million tokens with 4 million merges. */
+static nib_status new_pairs(bpe *k, int32_t n_vocab, int64_t n, nib_error *e) {
+    while (n_vocab >> k->id_bits) k->id_bits++;
+    k->rank_bits = 64 - 2 * k->id_bits;
+    if (k->rank_bits < 31 && n >> k->rank_bits)
+        return nib_fail(e, NIB_ERR_LIMIT,
+                        "tokenizer.ggml.merges has %lld entries: with %d tokens nib takes up to "
+                        "%lld",
+                        (long long)n, n_vocab, (1ll << k->rank_bits) - 1);
+    size_t cap = (size_t)n + (size_t)n / 2 + 16;
+    k->pairs = nib_alloc(cap * sizeof *k->pairs);
+    k->made = nib_alloc((size_t)n * sizeof *k->made);
+    if (!k->pairs || !k->made) return nib_fail_nomem(e, cap * sizeof *k->pairs, "the merges");
+    memset(k->pairs, 0xff, cap * sizeof *k->pairs);
+    k->n_pairs = (uint32_t)cap;
+    return NIB_OK;
+}
+
 static nib_status load_merges(nib_tokenizer *t, bpe *k, const nib_gguf *g, nib_error *e) {
     const nib_gguf_kv *kv;
     NIB_TRY(nib_gguf_arr(g, "tokenizer.ggml.merges", true, &kv, e));
     if (kv->arr_n > INT32_MAX / 4)
         return nib_fail(e, NIB_ERR_FORMAT, "tokenizer.ggml.merges has %lld entries",
                         (long long)kv->arr_n);
-    size_t cap = 64, n_useless = 0;
-    while (cap < (size_t)kv->arr_n * 3 / 2) cap *= 2;
-    k->pairs = nib_alloc(cap * sizeof *k->pairs);
-    if (!k->pairs) return nib_fail_nomem(e, cap * sizeof *k->pairs, "the merges");
-    memset(k->pairs, 0xff, cap * sizeof *k->pairs);
-    k->mask = cap - 1;
+    NIB_TRY(new_pairs(k, t->info.n_vocab, kv->arr_n, e));
+    nib_gguf_strs it = nib_gguf_strs_of(kv);
     nib_buf join = {0};
     nib_status s = NIB_OK;
     int32_t last = -1;
+    int64_t n_useless = 0;
     for (int64_t i = 0; i < kv->arr_n;) {
         nib_str halves[TOK_BATCH];
         int32_t ids[TOK_BATCH];
         int64_t n = NIB_MIN(kv->arr_n - i, TOK_BATCH / 2);
-        for (int64_t j = 0; j < n; j++) NIB_TRY_OUT(split_merge(kv, i + j, halves + 2 * j, e));
+        for (int64_t j = 0; j < n; j++)
+            NIB_TRY_OUT(split_merge(nib_gguf_strs_next(&it), i + j, halves + 2 * j, e));
         nib_tok_find_batch(t, halves, ids, (size_t)n * 2);
         for (int64_t j = 0; j < n; j++)
-            __builtin_prefetch(&k->pairs[pair_hash(ids[2 * j], ids[2 * j + 1]) & k->mask], 1);
+            if (ids[2 * j] >= 0 && ids[2 * j + 1] >= 0)
+                __builtin_prefetch(
+                    &k->pairs[pair_place(k, pair_key(k, ids[2 * j], ids[2 * j + 1]))], 1);
         for (int64_t j = 0; j < n; j++, i++) {
             int32_t left = ids[2 * j], right = ids[2 * j + 1], id = -1;
             if (left >= 0 && right >= 0 && tok_is_plain(t, left) && tok_is_plain(t, right))
@@ -131,20 +158,21 @@ static nib_status load_merges(nib_tokenizer *t, bpe *k, const nib_gguf *g, nib_e
                 continue;
             }
             last = id;
-            pair_slot *p = slot_for(k, left, right);
+            uint64_t key = pair_key(k, left, right), *p = slot_for(k, key);
             if (!p) {
                 s = nib_fail(e, NIB_ERR_LIMIT,
                              "tokenizer.ggml.merges: entry %lld hashes like %d others",
                              (long long)i, TOK_MAX_PROBES);
                 goto out;
             }
-            if (p->left < 0) *p = (pair_slot){left, right, id, (uint32_t)i};
+            k->made[i] = id;
+            if (*p == UINT64_MAX) *p = key << k->rank_bits | (uint64_t)i;
         }
     }
     if (n_useless)
         nib_log(NIB_LOG_WARN,
-                "tokenizer.ggml.merges: %zu of %lld entries name no tokens and are left out",
-                n_useless, (long long)kv->arr_n);
+                "tokenizer.ggml.merges: %lld of %lld entries name no tokens and are left out",
+                (long long)n_useless, (long long)kv->arr_n);
 out:
     nib_buf_free(&join);
     return s;
@@ -173,6 +201,7 @@ static void fini(nib_tokenizer *t) {
     bpe *k = t->own;
     nib_tok_presplit_free(k->presplit);
     nib_free(k->pairs);
+    nib_free(k->made);
     nib_free(k);
 }
 
@@ -191,10 +220,12 @@ static nib_status init(nib_tokenizer *t, const nib_gguf *g, nib_error *e) {
 }
 
 static uint32_t pair_rank(const void *arg, const tok_sym *a, const tok_sym *b, int32_t *id) {
-    const pair_slot *p = slot_for(arg, a->id, b->id);
-    if (!p || p->left < 0) return TOK_NO_PAIR;
-    *id = p->id;
-    return p->rank;
+    const bpe *k = arg;
+    const uint64_t *p = slot_for(k, pair_key(k, a->id, b->id));
+    if (!p || *p == UINT64_MAX) return TOK_NO_PAIR;
+    uint32_t rank = (uint32_t)(*p & ((1ull << k->rank_bits) - 1));
+    *id = k->made[rank];
+    return rank;
 }
 
 /* The token that is the whole word, or -1. */

@@ -167,30 +167,37 @@ typedef struct tok_kind {
 #include "tokenizer/kinds.def"
 #undef NIB_TOK_KIND
 
-/* Strings of all tokens in one block: string i is data[at[i] .. at[i + 1]). */
+/* Texts and pieces of all tokens in one block; that of token i begins at at[i] and ends at
+ * at[i + 1]. It is the text and, where the piece is another string, the piece behind it. In front
+ * stands one byte: 0 when the piece is the text, else the piece's length plus one, or
+ * TOK_LONG_PIECE and that number in the next four bytes. */
+enum { TOK_LONG_PIECE = 255 };
 typedef struct tok_strings {
     char *data;
     uint32_t *at;
 } tok_strings;
+typedef struct tok_spelling {
+    nib_str text, piece;
+} tok_spelling;
 
-/* Text -> id. The texts are the vocabulary's own, so a slot is only a hash and an id: a third of a
- * nib_strmap, and this table's cache misses are most of what loading costs. */
+/* Text -> id: an open-addressing table at most 2/3 full. The texts are the vocabulary's own, so a
+ * slot is 32 bits: the id below, as many bits of the hash as are left above, all ones when free.
+ * This table's cache misses are most of what loading costs. */
 typedef struct tok_map {
-    struct tok_map_slot {
-        uint32_t hash;
-        int32_t id; /* -1: free */
-    } * slots;
-    uint32_t mask;
+    uint32_t *slots;
+    uint32_t n_slots;
+    int id_bits;
 } tok_map;
 
 struct nib_tokenizer {
     nib_tokenizer_info info;
     const tok_kind *kind;
-    void *own;            /* the kind's tables */
-    tok_strings text;     /* as the vocabulary spells it */
-    tok_strings piece;    /* the bytes it stands for */
-    uint8_t *type;        /* nib_token_type */
-    uint8_t *eog;         /* 1: ends a generation */
+    void *own; /* the kind's tables */
+    tok_strings
+        strings;      /* texts, as the vocabulary spells them; pieces, the bytes they stand for */
+    uint8_t *type;    /* nib_token_type */
+    int32_t ends[64]; /* the tokens that end a generation */
+    int n_ends;
     tok_map by_text;      /* every token with a text */
     int32_t byte_id[256]; /* the token of a single byte, or -1 */
     tok_special special;
@@ -202,12 +209,25 @@ struct nib_tokenizer {
 
 /* ---- vocab.c ---- */
 
-static inline nib_str tok_string(const tok_strings *s, int32_t id) {
-    return (nib_str){s->data + s->at[id], s->at[id + 1] - s->at[id]};
+static inline tok_spelling tok_spell(const nib_tokenizer *t, int32_t id) {
+    const char *p = t->strings.data + t->strings.at[id];
+    const char *end = t->strings.data + t->strings.at[id + 1];
+    uint32_t own = (uint8_t)*p++;
+    if (own == 0) return (tok_spelling){{p, (size_t)(end - p)}, {p, (size_t)(end - p)}};
+    if (own == TOK_LONG_PIECE) {
+        memcpy(&own, p, 4);
+        p += 4;
+    }
+    size_t n = (size_t)(end - p) - (own - 1);
+    return (tok_spelling){{p, n}, {p + n, own - 1}};
 }
-/* Fills t->piece: fn appends the bytes that a token of type NORMAL stands for; byte tokens stand
- * for their byte, control and user-defined ones for their text. Fills t->byte_id too. */
-typedef bool (*tok_piece_fn)(nib_buf *out, nib_str text);
+static inline nib_str tok_text(const nib_tokenizer *t, int32_t id) {
+    return tok_spell(t, id).text;
+}
+/* The pieces: fn writes the bytes that a token of type NORMAL stands for, at most one more than its
+ * text has, and says how many; byte tokens stand for their byte, control and user-defined ones for
+ * their text. Fills t->byte_id too. */
+typedef size_t (*tok_piece_fn)(char *out, nib_str text);
 nib_status nib_tok_fill_pieces(nib_tokenizer *t, tok_piece_fn fn, nib_error *e);
 /* The byte a "<0x41>" stands for, or -1. */
 int nib_tok_byte_value(nib_str text);

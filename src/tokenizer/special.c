@@ -61,7 +61,7 @@ nib_status nib_tok_special_init(nib_tokenizer *t, nib_error *e) {
     tok_special *s = &t->special;
     for (int32_t id = 0; id < t->info.n_vocab; id++) {
         bool user = t->type[id] == NIB_TOKEN_USER;
-        nib_str text = tok_string(&t->text, id);
+        nib_str text = tok_text(t, id);
         if (!(user || is_control(t->type[id])) || !text.n) continue;
         s->has_user |= user;
         if (!nib_tok_trie_add(&s->trie, text.p, text.n, true, id))

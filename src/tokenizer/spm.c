@@ -18,16 +18,14 @@ typedef struct spm {
     uint8_t *together; /* pairs of characters that stand together in some token */
 } spm;
 
-static bool piece_of(nib_buf *out, nib_str text) {
+static size_t piece_of(char *out, nib_str text) {
+    size_t len = 0;
     for (size_t i = 0; i < text.n;) {
-        if (i + 3 <= text.n && memcmp(text.p + i, "\xe2\x96\x81", 3) == 0) {
-            if (!nib_buf_putc(out, ' ')) return false;
-            i += 3;
-        } else if (!nib_buf_putc(out, text.p[i++])) {
-            return false;
-        }
+        bool space = i + 3 <= text.n && memcmp(text.p + i, "\xe2\x96\x81", 3) == 0;
+        out[len++] = space ? ' ' : text.p[i];
+        i += space ? 3 : 1;
     }
-    return true;
+    return len;
 }
 
 /* Invalid bytes count as characters of their own. */
@@ -80,7 +78,7 @@ static nib_status init(nib_tokenizer *t, const nib_gguf *g, nib_error *e) {
     NIB_TRY(nib_tok_fill_pieces(t, piece_of, e));
     NIB_TRY(load_scores(t, k, g, e));
     for (int32_t id = 0; id < t->info.n_vocab; id++) {
-        nib_str s = tok_string(&t->text, id);
+        nib_str s = tok_text(t, id);
         if (tok_find_plain(t, s.p, s.n) != id) continue;
         k->longest = NIB_MAX(k->longest, s.n);
         uint32_t a = 0, b;

@@ -52,7 +52,7 @@ static nib_status encode_fragments(tok_call *c, const char *p, size_t n, unsigne
             int32_t id = hits->data[--hits->len].id;
             NIB_TRY(nib_tok_put(c, id));
             prefixed = true;
-            at += tok_string(&t->text, id).n;
+            at += tok_text(t, id).n;
         }
     }
     return NIB_OK;
@@ -81,8 +81,8 @@ static bool find_special(const nib_tokenizer *t, const char *text, size_t n,
         while (start > hit.at) start -= runs[--n_runs].len;
         bool plain = t->type[hit.id] == NIB_TOKEN_USER,
              at_user = i < user.len && user.data[i].at == hit.at;
-        bool inside = runs[n_runs].parse &&
-                      hit.at + tok_string(&t->text, hit.id).n <= start + runs[n_runs].len;
+        bool inside =
+            runs[n_runs].parse && hit.at + tok_text(t, hit.id).n <= start + runs[n_runs].len;
         if (plain || inside)
             hits->data[hits->len++] = hit;
         else if (at_user)

@@ -28,22 +28,47 @@ static nib_status find_kind(const nib_gguf *g, const tok_kind **out, nib_error *
         (int)NIB_MIN(model.n, (size_t)40), model.p);
 }
 
+/* ---- texts ---- */
+
+static uint32_t map_place(const tok_map *m, uint64_t hash) {
+    return (uint32_t)((hash & UINT32_MAX) * m->n_slots >> 32);
+}
+/* What a slot holds of the hash, in place. */
+static uint32_t map_tag(const tok_map *m, uint64_t hash) {
+    return (uint32_t)(hash >> 32) >> m->id_bits << m->id_bits;
+}
+static uint32_t map_id(const tok_map *m, uint32_t slot) {
+    return slot & ((1u << m->id_bits) - 1);
+}
+
 /* The slot of a text, or the free one where it would go; NULL: neither within TOK_MAX_PROBES. */
-static struct tok_map_slot *map_slot(const nib_tokenizer *t, uint32_t hash, const char *p,
-                                     size_t n) {
-    for (uint32_t k = 0; k < TOK_MAX_PROBES; k++) {
-        struct tok_map_slot *s = &t->by_text.slots[(hash + k) & t->by_text.mask];
-        if (s->id < 0) return s;
-        if (s->hash != hash) continue;
-        nib_str have = tok_string(&t->text, s->id);
-        if (have.n == n && memcmp(have.p, p, n) == 0) return s;
+static uint32_t *map_slot(const nib_tokenizer *t, uint64_t hash, nib_str text) {
+    const tok_map *m = &t->by_text;
+    uint32_t i = map_place(m, hash), tag = map_tag(m, hash);
+    for (int k = 0; k < TOK_MAX_PROBES; k++) {
+        uint32_t *s = &m->slots[i];
+        if (*s == UINT32_MAX) return s;
+        uint32_t id = map_id(m, *s);
+        if ((*s ^ id) == tag && nib_str_eq(tok_text(t, (int32_t)id), text)) return s;
+        if (++i == m->n_slots) i = 0;
     }
     return NULL;
 }
 
-static int32_t find_hashed(const nib_tokenizer *t, uint32_t hash, nib_str text) {
-    const struct tok_map_slot *s = map_slot(t, hash, text.p, text.n);
-    return s ? s->id : -1;
+static int32_t find_hashed(const nib_tokenizer *t, uint64_t hash, nib_str text) {
+    const uint32_t *s = map_slot(t, hash, text);
+    return s && *s != UINT32_MAX ? (int32_t)map_id(&t->by_text, *s) : -1;
+}
+
+/* No id has all its bits set, so that no slot in use looks free. */
+static nib_status new_map(tok_map *m, size_t n, nib_error *e) {
+    while ((size_t)1 << m->id_bits <= n) m->id_bits++;
+    size_t cap = n + n / 2 + 16;
+    m->slots = nib_alloc(cap * sizeof *m->slots);
+    if (!m->slots) return nib_fail_nomem(e, cap * sizeof *m->slots, "the vocabulary");
+    memset(m->slots, 0xff, cap * sizeof *m->slots);
+    m->n_slots = (uint32_t)cap;
+    return NIB_OK;
 }
 
 static nib_status load_texts(nib_tokenizer *t, const nib_gguf *g, nib_error *e) {
@@ -53,43 +78,43 @@ static nib_status load_texts(nib_tokenizer *t, const nib_gguf *g, nib_error *e) 
         return nib_fail(e, NIB_ERR_FORMAT,
                         "tokenizer.ggml.tokens has %lld entries: expected 1 to %d",
                         (long long)kv->arr_n, INT32_MAX / 4);
-    size_t n = (size_t)kv->arr_n, bytes = 0, cap = 64;
+    size_t n = (size_t)kv->arr_n, bytes = n;
+    nib_gguf_strs it = nib_gguf_strs_of(kv);
     for (size_t i = 0; i < n; i++) {
-        if (kv->arr_str[i].n > INT32_MAX - bytes)
+        size_t len = nib_gguf_strs_next(&it).n;
+        if (len > INT32_MAX - bytes)
             return nib_fail(e, NIB_ERR_LIMIT, "tokenizer.ggml.tokens is larger than 2 GiB");
-        bytes += kv->arr_str[i].n;
+        bytes += len;
     }
-    while (cap < n * 3 / 2) cap *= 2;
     t->info.n_vocab = (int32_t)n;
-    t->text.data = nib_alloc(bytes);
-    t->text.at = nib_alloc((n + 1) * sizeof *t->text.at);
+    t->strings.data = nib_alloc(bytes);
+    t->strings.at = nib_alloc((n + 1) * sizeof *t->strings.at);
     t->type = nib_alloc(n);
-    t->eog = nib_calloc(n, 1);
-    t->by_text.slots = nib_alloc(cap * sizeof *t->by_text.slots);
-    if (!t->text.data || !t->text.at || !t->type || !t->eog || !t->by_text.slots)
-        return nib_fail_nomem(e, bytes + n * 16, "the vocabulary");
-    memset(t->by_text.slots, 0xff, cap * sizeof *t->by_text.slots);
-    t->by_text.mask = (uint32_t)cap - 1;
+    if (!t->strings.data || !t->strings.at || !t->type)
+        return nib_fail_nomem(e, bytes + n * 5, "the vocabulary");
+    NIB_TRY(new_map(&t->by_text, n, e));
     size_t at = 0;
+    it = nib_gguf_strs_of(kv);
     for (size_t i = 0; i < n; i++) {
-        nib_str s = kv->arr_str[i];
-        t->text.at[i] = (uint32_t)at;
-        if (!s.n) continue; /* several empty entries are harmless: no text finds them */
-        memcpy(t->text.data + at, s.p, s.n);
-        uint32_t hash = (uint32_t)nib_hash(s.p, s.n, 0);
-        struct tok_map_slot *slot = map_slot(t, hash, s.p, s.n);
+        nib_str s = nib_gguf_strs_next(&it);
+        t->strings.at[i] = (uint32_t)at;
+        t->strings.data[at++] = 0; /* the piece is the text so far */
+        if (!s.n) continue;        /* several empty entries are harmless: no text finds them */
+        memcpy(t->strings.data + at, s.p, s.n);
+        uint64_t hash = nib_hash(s.p, s.n, 0);
+        uint32_t *slot = map_slot(t, hash, s);
         if (!slot)
             return nib_fail(e, NIB_ERR_LIMIT,
                             "tokenizer.ggml.tokens: entry %zu hashes like %d others", i,
                             TOK_MAX_PROBES);
-        if (slot->id >= 0)
-            return nib_fail(e, NIB_ERR_FORMAT,
-                            "tokenizer.ggml.tokens: entries %d and %zu are both '%.*s'", slot->id,
-                            i, (int)NIB_MIN(s.n, (size_t)60), s.p);
-        *slot = (struct tok_map_slot){hash, (int32_t)i};
+        if (*slot != UINT32_MAX)
+            return nib_fail(
+                e, NIB_ERR_FORMAT, "tokenizer.ggml.tokens: entries %u and %zu are both '%.*s'",
+                (unsigned)map_id(&t->by_text, *slot), i, (int)NIB_MIN(s.n, (size_t)60), s.p);
+        *slot = map_tag(&t->by_text, hash) | (uint32_t)i;
         at += s.n;
     }
-    t->text.at[n] = (uint32_t)at;
+    t->strings.at[n] = (uint32_t)at;
     return NIB_OK;
 }
 
@@ -113,7 +138,7 @@ static nib_status load_types(nib_tokenizer *t, const nib_gguf *g, nib_error *e) 
     memset(t->type, NIB_TOKEN_NORMAL, (size_t)n);
     if (!nib_gguf_find(g, "tokenizer.ggml.token_type")) {
         for (int32_t i = 0; i < n; i++)
-            if (nib_tok_byte_value(tok_string(&t->text, i)) >= 0) t->type[i] = NIB_TOKEN_BYTE;
+            if (nib_tok_byte_value(tok_text(t, i)) >= 0) t->type[i] = NIB_TOKEN_BYTE;
         return NIB_OK;
     }
     const nib_gguf_kv *kv;
@@ -128,7 +153,7 @@ static nib_status load_types(nib_tokenizer *t, const nib_gguf *g, nib_error *e) 
             return nib_fail(e, NIB_ERR_FORMAT,
                             "tokenizer.ggml.token_type of entry %d is %lld: expected 0 to 6", i,
                             (long long)v);
-        if (v == NIB_TOKEN_BYTE && nib_tok_byte_value(tok_string(&t->text, i)) < 0)
+        if (v == NIB_TOKEN_BYTE && nib_tok_byte_value(tok_text(t, i)) < 0)
             return nib_fail(e, NIB_ERR_FORMAT,
                             "entry %d of the vocabulary has type byte, but its text is no <0xNN>",
                             i);
@@ -208,6 +233,17 @@ static bool is_whole(const nib_tokenizer *t, int32_t id) {
     return id >= 0 && (t->type[id] == NIB_TOKEN_CONTROL || t->type[id] == NIB_TOKEN_USER);
 }
 
+_Static_assert(NIB_ARRAY_LEN(ends) + 3 <= NIB_ARRAY_LEN(((nib_tokenizer *)0)->ends),
+               "every row of ends.def and three named tokens have a place");
+
+static void add_end(nib_tokenizer *t, int32_t id) {
+    if (id >= 0 && !nib_token_is_eog(t, id)) t->ends[t->n_ends++] = id;
+}
+static void drop_end(nib_tokenizer *t, int32_t id) {
+    for (int i = 0; i < t->n_ends; i++)
+        if (t->ends[i] == id) t->ends[i] = t->ends[--t->n_ends];
+}
+
 static nib_status find_ends(nib_tokenizer *t, const nib_gguf *g, nib_error *e) {
     nib_tokenizer_info *in = &t->info;
     int32_t eom = -1, first[3] = {-1, -1, -1};
@@ -216,7 +252,7 @@ static nib_status find_ends(nib_tokenizer *t, const nib_gguf *g, nib_error *e) {
     for (size_t i = 0; i < NIB_ARRAY_LEN(ends); i++) {
         int32_t id = nib_token_find(t, nib_str_c(ends[i].text));
         if (!is_whole(t, id)) continue;
-        t->eog[id] = 1;
+        add_end(t, id);
         t->type[id] = NIB_TOKEN_CONTROL; /* never by what a user types, and not shown */
         if (first[ends[i].what] < 0) first[ends[i].what] = id;
         eos_turns |= id == in->eos && ends[i].what == TURN;
@@ -227,47 +263,66 @@ static nib_status find_ends(nib_tokenizer *t, const nib_gguf *g, nib_error *e) {
     int32_t ret = nib_token_find(t, NIB_STR("<|return|>")),
             call = nib_token_find(t, NIB_STR("<|call|>"));
     if (end >= 0 && is_whole(t, ret) && is_whole(t, call)) {
-        t->eog[end] = 0; /* but stays a control token */
+        drop_end(t, end); /* but stays a control token */
         if (first[TURN] == end) first[TURN] = ret;
     }
     if (in->eot < 0) in->eot = eos_turns ? in->eos : first[TURN] >= 0 ? first[TURN] : first[TEXT];
-    if (in->eos >= 0) t->eog[in->eos] = 1;
-    if (in->eot >= 0) t->eog[in->eot] = 1;
-    if (eom >= 0) t->eog[eom] = 1;
+    add_end(t, in->eos);
+    add_end(t, in->eot);
+    add_end(t, eom);
     return NIB_OK;
 }
 
 /* ---- pieces ---- */
 
-nib_status nib_tok_fill_pieces(nib_tokenizer *t, tok_piece_fn fn, nib_error *e) {
-    const int32_t n = t->info.n_vocab;
-    nib_buf b = {.max = UINT32_MAX};
-    t->piece.at = nib_alloc(((size_t)n + 1) * sizeof *t->piece.at);
-    if (!t->piece.at || !nib_buf_reserve(&b, t->text.at[n])) goto nomem;
-    for (int i = 0; i < 256; i++) t->byte_id[i] = -1;
-    for (int32_t id = 0; id < n; id++) {
-        nib_str text = tok_string(&t->text, id);
-        t->piece.at[id] = (uint32_t)b.len;
-        size_t before = b.len;
-        switch (t->type[id]) {
-        case NIB_TOKEN_NORMAL:
-            if (!fn(&b, text)) goto nomem;
-            break;
-        case NIB_TOKEN_BYTE:
-            if (!nib_buf_putc(&b, (char)nib_tok_byte_value(text))) goto nomem;
-            t->byte_id[(uint8_t)b.data[before]] = id;
-            break;
-        case NIB_TOKEN_UNUSED: break;
-        default:
-            if (!nib_buf_put(&b, text.p, text.n)) goto nomem;
-        }
+/* Writes what token id stands for. */
+static size_t put_piece(const nib_tokenizer *t, int32_t id, nib_str text, tok_piece_fn fn,
+                        char *out) {
+    switch (t->type[id]) {
+    case NIB_TOKEN_NORMAL: return fn(out, text);
+    case NIB_TOKEN_BYTE: *out = (char)nib_tok_byte_value(text); return 1;
+    case NIB_TOKEN_UNUSED: return 0;
+    default: memcpy(out, text.p, text.n); return text.n;
     }
-    t->piece.at[n] = (uint32_t)b.len;
-    t->piece.data = b.data;
+}
+
+/* The block is written anew, each token's piece behind its text unless they are the same. */
+nib_status nib_tok_fill_pieces(nib_tokenizer *t, tok_piece_fn fn, nib_error *e) {
+    enum { LEAD = 1 + sizeof(uint32_t) };
+    const int32_t n = t->info.n_vocab;
+    tok_strings *strings = &t->strings;
+    nib_buf b = {.max = UINT32_MAX};
+    size_t was = strings->at[n];
+    bool ok = nib_buf_reserve(&b, was + was / 2);
+    for (int i = 0; i < 256; i++) t->byte_id[i] = -1;
+    for (int32_t id = 0; ok && id < n; id++) {
+        nib_str text = tok_text(t, id);
+        strings->at[id] = (uint32_t)b.len;
+        if (!(ok = nib_buf_reserve(&b, LEAD + 2 * text.n + 1))) break;
+        char *at = b.data + b.len, *piece = at + 1 + text.n;
+        memcpy(at + 1, text.p, text.n);
+        size_t len = put_piece(t, id, text, fn, piece), lead = 1;
+        if (t->type[id] == NIB_TOKEN_BYTE) t->byte_id[(uint8_t)*piece] = id;
+        uint32_t own = (uint32_t)len + 1;
+        if (len == text.n && memcmp(piece, text.p, len) == 0) own = 0, len = 0;
+        if (own >= TOK_LONG_PIECE) {
+            lead = LEAD;
+            memmove(at + lead, at + 1, text.n + len);
+            memcpy(at + 1, &own, sizeof own);
+            own = TOK_LONG_PIECE;
+        }
+        *at = (char)own;
+        b.len += lead + text.n + len;
+    }
+    char *fit = ok ? nib_realloc(b.data, b.len) : NULL;
+    if (!fit) {
+        nib_buf_free(&b);
+        return nib_fail_nomem(e, was, "the pieces of the vocabulary");
+    }
+    strings->at[n] = (uint32_t)b.len;
+    nib_free(strings->data);
+    strings->data = fit;
     return NIB_OK;
-nomem:
-    nib_buf_free(&b);
-    return nib_fail_nomem(e, t->text.at[n], "the pieces of the vocabulary");
 }
 
 /* ---- from a file ---- */
@@ -313,12 +368,9 @@ void nib_tokenizer_free(nib_tokenizer *t) {
     if (t->own) t->kind->fini(t);
     nib_tok_special_free(&t->special);
     nib_free(t->by_text.slots);
-    nib_free(t->text.data);
-    nib_free(t->text.at);
-    nib_free(t->piece.data);
-    nib_free(t->piece.at);
+    nib_free(t->strings.data);
+    nib_free(t->strings.at);
     nib_free(t->type);
-    nib_free(t->eog);
     nib_free(t->pre);
     nib_free(t->chat_template);
     nib_free(t);
@@ -337,11 +389,11 @@ static bool in_range(const nib_tokenizer *t, int32_t id) {
 nib_str nib_token_piece(const nib_tokenizer *t, int32_t id, bool special) {
     if (!in_range(t, id)) return NIB_STR("");
     bool hidden = t->type[id] == NIB_TOKEN_CONTROL || t->type[id] == NIB_TOKEN_UNKNOWN;
-    return hidden && !special ? NIB_STR("") : tok_string(&t->piece, id);
+    return hidden && !special ? NIB_STR("") : tok_spell(t, id).piece;
 }
 
 nib_str nib_token_text(const nib_tokenizer *t, int32_t id) {
-    return in_range(t, id) ? tok_string(&t->text, id) : NIB_STR("");
+    return in_range(t, id) ? tok_text(t, id) : NIB_STR("");
 }
 
 nib_token_type nib_token_get_type(const nib_tokenizer *t, int32_t id) {
@@ -349,24 +401,28 @@ nib_token_type nib_token_get_type(const nib_tokenizer *t, int32_t id) {
 }
 
 bool nib_token_is_eog(const nib_tokenizer *t, int32_t id) {
-    return in_range(t, id) && t->eog[id];
+    for (int i = 0; i < t->n_ends; i++)
+        if (t->ends[i] == id) return true;
+    return false;
 }
 
 int32_t nib_token_find(const nib_tokenizer *t, nib_str text) {
-    return text.n ? find_hashed(t, (uint32_t)nib_hash(text.p, text.n, 0), text) : -1;
+    return text.n ? find_hashed(t, nib_hash(text.p, text.n, 0), text) : -1;
 }
 
 void nib_tok_find_batch(const nib_tokenizer *t, const nib_str *texts, int32_t *ids, size_t n) {
-    uint32_t hash[TOK_BATCH];
-    const struct tok_map_slot *slots = t->by_text.slots;
-    const uint32_t mask = t->by_text.mask;
+    uint64_t hash[TOK_BATCH];
+    uint32_t first[TOK_BATCH]; /* the token in the first slot: most likely the wanted one */
+    const tok_map *m = &t->by_text;
     for (size_t i = 0; i < n; i++) {
-        hash[i] = (uint32_t)nib_hash(texts[i].p, texts[i].n, 0);
-        __builtin_prefetch(&slots[hash[i] & mask]);
+        hash[i] = nib_hash(texts[i].p, texts[i].n, 0);
+        __builtin_prefetch(&m->slots[map_place(m, hash[i])]);
     }
-    for (size_t i = 0; i < n; i++)
-        __builtin_prefetch(&t->text.at[NIB_MAX(slots[hash[i] & mask].id, 0)]);
-    for (size_t i = 0; i < n; i++)
-        __builtin_prefetch(t->text.data + t->text.at[NIB_MAX(slots[hash[i] & mask].id, 0)]);
+    for (size_t i = 0; i < n; i++) {
+        uint32_t slot = m->slots[map_place(m, hash[i])];
+        first[i] = slot == UINT32_MAX ? 0 : map_id(m, slot);
+        __builtin_prefetch(&t->strings.at[first[i]]);
+    }
+    for (size_t i = 0; i < n; i++) __builtin_prefetch(t->strings.data + t->strings.at[first[i]]);
     for (size_t i = 0; i < n; i++) ids[i] = find_hashed(t, hash[i], texts[i]);
 }

@@ -17,15 +17,19 @@ typedef struct wordpiece {
     bool lowercase, strip_accents;
 } wordpiece;
 
-static bool piece_marked(nib_buf *out, nib_str s) {
-    bool begins = nib_str_starts(s, NIB_STR(BEGIN));
-    return begins ? nib_buf_putc(out, ' ') && nib_buf_put(out, s.p + 3, s.n - 3)
-                  : nib_buf_put(out, s.p, s.n);
+/* The piece: a space in front of s, or none, without the first 'mark' bytes. */
+static size_t piece(char *out, nib_str s, bool begins, size_t mark) {
+    if (begins) *out++ = ' ';
+    memcpy(out, s.p + mark, s.n - mark);
+    return s.n - mark + begins;
 }
-static bool piece_hashed(nib_buf *out, nib_str s) {
+static size_t piece_marked(char *out, nib_str s) {
+    bool begins = nib_str_starts(s, NIB_STR(BEGIN));
+    return piece(out, s, begins, begins ? 3 : 0);
+}
+static size_t piece_hashed(char *out, nib_str s) {
     bool goes_on = nib_str_starts(s, NIB_STR("##"));
-    return goes_on ? nib_buf_put(out, s.p + 2, s.n - 2)
-                   : nib_buf_putc(out, ' ') && nib_buf_put(out, s.p, s.n);
+    return piece(out, s, !goes_on, goes_on ? 2 : 0);
 }
 
 static void fini(nib_tokenizer *t) {
@@ -47,12 +51,12 @@ static nib_status init(nib_tokenizer *t, const nib_gguf *g, nib_error *e) {
         NIB_TRY(nib_gguf_bool(g, "tokenizer.ggml.normalizer.strip_accents", &k->strip_accents, e));
     bool marked = false;
     for (int32_t id = 0; id < t->info.n_vocab && !marked; id++)
-        marked = nib_str_starts(tok_string(&t->text, id), NIB_STR(BEGIN));
+        marked = nib_str_starts(tok_text(t, id), NIB_STR(BEGIN));
     NIB_TRY(nib_tok_fill_pieces(t, marked ? piece_marked : piece_hashed, e));
     nib_buf b = {0};
     bool ok = true;
     for (int32_t id = 0; id < t->info.n_vocab && ok; id++) {
-        nib_str s = tok_string(&t->text, id);
+        nib_str s = tok_text(t, id);
         if (t->type[id] != NIB_TOKEN_NORMAL || !s.n) continue;
         nib_buf_clear(&b);
         if (!marked && s.n > 2 && nib_str_starts(s, NIB_STR("##")))

@@ -242,7 +242,9 @@ static void test_gpt2_rows(void **state) {
     const nib_gguf_kv *merges = nib_gguf_find(g, "tokenizer.ggml.merges");
     assert_non_null(merges);
     assert_int_equal(merges->arr_n, 2);
-    assert_true(nib_str_eq_c(merges->arr_str[1], "t1 2"));
+    nib_gguf_strs it = nib_gguf_strs_of(merges);
+    nib_gguf_strs_next(&it);
+    assert_true(nib_str_eq_c(nib_gguf_strs_next(&it), "t1 2"));
     nib_gguf_close(g);
 }
 
@@ -357,9 +359,10 @@ static void compare_keys(const nib_gguf *a, const nib_gguf *b, const char *what,
         if (x->type == NIB_GGUF_STR) same = nib_str_eq(x->str, y->str);
         if (x->type == NIB_GGUF_ARR) {
             same = x->arr_type == y->arr_type && x->arr_n == y->arr_n;
+            nib_gguf_strs xs = nib_gguf_strs_of(x), ys = nib_gguf_strs_of(y);
             for (int64_t k = 0; same && k < x->arr_n; k++)
                 same = x->arr_type == NIB_GGUF_STR
-                           ? nib_str_eq(x->arr_str[k], y->arr_str[k])
+                           ? nib_str_eq(nib_gguf_strs_next(&xs), nib_gguf_strs_next(&ys))
                            : nib_gguf_arr_f64(x, k) == nib_gguf_arr_f64(y, k);
         }
         if (!same) fail_msg("%s: key %s has changed", what, name);

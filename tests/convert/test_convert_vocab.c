@@ -34,9 +34,10 @@ static int64_t compare_vocab(const nib_gguf *g, const conv_model *m, const char 
         if (a->arr_n != b->arr_n)
             fail_msg("%s: %s: %lld became %lld", what, keys[i], (long long)a->arr_n,
                      (long long)b->arr_n);
+        nib_gguf_strs as = nib_gguf_strs_of(a), bs = nib_gguf_strs_of(b);
         for (int64_t k = 0; k < a->arr_n; k++) {
             bool same = a->arr_type == NIB_GGUF_STR
-                            ? nib_str_eq(a->arr_str[k], b->arr_str[k])
+                            ? nib_str_eq(nib_gguf_strs_next(&as), nib_gguf_strs_next(&bs))
                             : nib_gguf_arr_f64(a, k) == nib_gguf_arr_f64(b, k);
             if (same) continue;
             int64_t t = nib_gguf_arr_i64(types, k);

@@ -115,8 +115,11 @@ static void check_sample(const nib_gguf *g) {
     assert_true(f == -128);
     test_ok(nib_gguf_arr(g, "words", true, &kv, &e), &e);
     assert_int_equal(kv->arr_n, 3);
-    assert_true(nib_str_eq_c(kv->arr_str[0], "alpha") && kv->arr_str[1].n == 0 &&
-                nib_str_eq_c(kv->arr_str[2], "g\xc3\xa4mma"));
+    nib_gguf_strs words = nib_gguf_strs_of(kv);
+    assert_true(nib_str_eq_c(nib_gguf_strs_next(&words), "alpha"));
+    assert_true(nib_gguf_strs_next(&words).n == 0);
+    assert_true(nib_str_eq_c(nib_gguf_strs_next(&words), "g\xc3\xa4mma"));
+    assert_true(words.left == 0 && nib_gguf_strs_next(&words).n == 0);
     test_ok(nib_gguf_arr(g, "numbers", false, &kv, &e), &e);
     assert_true(nib_gguf_arr_i64(kv, 0) == -3 && nib_gguf_arr_i64(kv, 2) == 7 &&
                 nib_gguf_arr_f64(kv, 0) == -3);

@@ -18,9 +18,12 @@ static void read_key(const nib_gguf *g, const nib_gguf_kv *kv) {
     nib_error e;
     read_bytes(kv->key.p, kv->key.n);
     if (kv->type == NIB_GGUF_STR) read_bytes(kv->str.p, kv->str.n);
+    bool strings = kv->type == NIB_GGUF_ARR && kv->arr_type == NIB_GGUF_STR;
+    nib_gguf_strs it = strings ? nib_gguf_strs_of(kv) : (nib_gguf_strs){0};
     for (int64_t i = 0; kv->type == NIB_GGUF_ARR && i < kv->arr_n; i++) {
-        if (kv->arr_type == NIB_GGUF_STR)
-            read_bytes(kv->arr_str[i].p, kv->arr_str[i].n);
+        nib_str one = nib_gguf_strs_next(&it);
+        if (strings)
+            read_bytes(one.p, one.n);
         else
             sink += (uint64_t)nib_gguf_arr_i64(kv, i) + (nib_gguf_arr_f64(kv, i) > 0);
     }

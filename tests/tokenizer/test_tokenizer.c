@@ -655,6 +655,40 @@ static void any_number_of_threads(void **state) {
     nib_tokenizer_free(t);
 }
 
+/* Texts and pieces of every length about where their description grows: token 2n is n times 'a',
+ * whose piece is the same, 2n + 1 is n spaces, whose text is three times as long, with 'b' behind.
+ */
+static void strings_of_all_lengths(void **state) {
+    (void)state;
+    enum { N = 600 };
+    static char text[2 * N][3 * N + 1];
+    static nib_str s[2 * N];
+    static float score[2 * N];
+    for (size_t n = 0; n < N; n++) {
+        memset(text[2 * n], 'a', n);
+        for (size_t i = 0; i < n; i++) memcpy(text[2 * n + 1] + 3 * i, SPACE, 3);
+        text[2 * n + 1][3 * n] = 'b';
+        s[2 * n] = (nib_str){text[2 * n], n};
+        s[2 * n + 1] = (nib_str){text[2 * n + 1], 3 * n + 1};
+    }
+    tokvocab v = {0};
+    tv_str(&v, "tokenizer.ggml.model", "llama");
+    tv_strings(&v, "tokenizer.ggml.tokens", s, 2 * N);
+    tv_floats(&v, "tokenizer.ggml.scores", score, 2 * N);
+    nib_tokenizer *t = make(&v);
+    for (int32_t id = 0; id < 2 * N; id++) {
+        nib_str p = nib_token_piece(t, id, true);
+        size_t n = (size_t)id / 2;
+        assert_true(nib_str_eq(nib_token_text(t, id), s[id]));
+        assert_int_equal(nib_token_find(t, s[id]), id ? id : -1);
+        assert_int_equal(p.n, n + (size_t)(id % 2));
+        for (size_t i = 0; i < n; i++) assert_int_equal(p.p[i], id % 2 ? ' ' : 'a');
+        if (id % 2) assert_int_equal(p.p[n], 'b');
+    }
+    assert_int_equal(nib_token_find(t, NIB_STR("ab")), -1);
+    nib_tokenizer_free(t);
+}
+
 static void ids_are_appended_or_untouched(void **state) {
     (void)state;
     nib_error e;
@@ -685,6 +719,7 @@ int main(void) {
         cmocka_unit_test(ends),
         cmocka_unit_test(time_is_linear),
         cmocka_unit_test(any_number_of_threads),
+        cmocka_unit_test(strings_of_all_lengths),
         cmocka_unit_test(ids_are_appended_or_untouched),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
