@@ -1,7 +1,7 @@
 /* Speed of the matrix kernels, one format and number of tokens at a time.
  *
- *   bench_kernels [isa=NAME] [threads=N] [n=ROWS] [k=COLUMNS] [mb=MEGABYTES] [ms=N] [t=1,2,512]
- * [FORMAT ...]
+ *   bench_kernels [isa=NAME] [fast=1] [threads=N] [n=ROWS] [k=COLUMNS] [mb=MEGABYTES] [ms=N]
+ * [t=1,2,512] [FORMAT ...]
  *
  * Weights of one line are several matrices of [n, k], together larger than mb, so that few-token
  * figures are figures of memory; with many tokens one matrix is enough. Each figure is the best of
@@ -97,7 +97,8 @@ static double rate_of(nib_pool *pool, nib_pool_fn fn, void *arg_, double work) {
 /* ---- products ---- */
 
 typedef struct run {
-    const nib_kernels *k;
+    void (*matmul)(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
+                   int64_t ldy, void *scratch);
     nib_mat *w;
     int n_mats;
     nib_act a;
@@ -111,8 +112,8 @@ static void all_products(void *arg_, int tid, int n) {
     for (int i = 0; i < o->n_mats; i++) {
         int64_t panels = (o->w[i].n + NIB_PANEL - 1) / NIB_PANEL;
         int64_t p0 = panels * tid / n, p1 = panels * (tid + 1) / n;
-        o->k->matmul(&o->w[i], &o->a, p0, p1, o->y, o->w[i].n,
-                     o->scratch + (size_t)tid * o->scratch_bytes);
+        o->matmul(&o->w[i], &o->a, p0, p1, o->y, o->w[i].n,
+                  o->scratch + (size_t)tid * o->scratch_bytes);
     }
 }
 
@@ -132,6 +133,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "bench_kernels: this machine has no '%s'\n", isa);
         return 1;
     }
+    bool fast = atoi(arg(argc, argv, "fast", "0")) && k->matmul_fast;
     nib_sysinfo si;
     nib_sysinfo_read(&si);
     int threads = atoi(arg(argc, argv, "threads", "0"));
@@ -146,8 +148,8 @@ int main(int argc, char **argv) {
         fprintf(stderr, "bench_kernels: %s\n", e.message);
         return 1;
     }
-    printf("%s, set %s, %d threads, N %lld, K %lld\n", si.cpu_name, k->name, threads, (long long)n,
-           (long long)cols);
+    printf("%s, set %s%s, %d threads, N %lld, K %lld\n", si.cpu_name, k->name,
+           fast ? " (fast)" : "", threads, (long long)n, (long long)cols);
 
     size_t pool_bytes = bytes + ((size_t)1 << 20);
     uint8_t *memory = take(pool_bytes);
@@ -169,6 +171,7 @@ int main(int argc, char **argv) {
         bool wanted = !some && nib_mat_can_pack(all[f], cols);
         for (int i = 1; i < argc; i++) wanted |= !strcmp(argv[i], name);
         if (!wanted || cols % nib_dtype_get(all[f])->block_len) continue;
+        if (fast && !nib_mat_can_fast(all[f], cols)) continue;
         bool packed = nib_mat_can_pack(all[f], cols);
         size_t stride = packed ? nib_mat_panel_bytes(all[f], cols) : nib_dtype_bytes(all[f], cols);
         size_t mat = stride * (size_t)(packed ? (n + 15) / 16 : n);
@@ -182,7 +185,9 @@ int main(int argc, char **argv) {
             char *end;
             int64_t n_tok = strtoll(p, &end, 10);
             p = *end ? end + 1 : end;
-            run o = {.k = k, .w = w, .n_mats = n_tok >= 16 ? 1 : n_mats};
+            run o = {.matmul = fast ? k->matmul_fast : k->matmul,
+                     .w = w,
+                     .n_mats = n_tok >= 16 ? 1 : n_mats};
             size_t act = nib_act_bytes(n_tok, cols), out = (size_t)(n_tok * n) * 4;
             size_t in = (size_t)(n_tok * cols) * 4;
             void *mem = take(act);
@@ -192,7 +197,10 @@ int main(int argc, char **argv) {
             o.a.x = x;
             o.a.ldx = cols;
             k->quantise(x, cols, 0, n_tok, &o.a);
-            if (cols % 256 == 0) k->quantise_k(x, cols, 0, n_tok, &o.a);
+            if (fast)
+                k->quantise_fast(x, cols, 0, n_tok, &o.a);
+            else if (cols % 256 == 0)
+                k->quantise_k(x, cols, 0, n_tok, &o.a);
             o.scratch_bytes = NIB_ROUND_UP(nib_matmul_scratch(n_tok, cols), (size_t)64);
             o.scratch = take(o.scratch_bytes * (size_t)threads);
             o.y = take(out);

@@ -1,16 +1,17 @@
 #!/bin/sh
 # nib and llama.cpp on the same file, in turn, and the ratios of their speeds with their spread.
 #
-#   bench/peers/compare.sh [-p PP] [-g TG] [-d DEPTH] [-b BATCH] [-t THREADS] [-n PAIRS] MODEL.gguf ...
+#   bench/peers/compare.sh [-p PP] [-g TG] [-d DEPTH] [-b BATCH] [-t THREADS] [-n PAIRS] [-o OPTIONS] MODEL.gguf ...
 #
 # A pair is one run of each, a moment apart: machines drift, ratios of neighbours drift less. Printed per model, for
 # the prompt and for generation: both medians, the median ratio, and the lowest and highest. Defaults: 512 tokens of prompt,
 # 64 generated, depth 0, 1 sequence, 2 threads, 5 pairs. NIB_CPU and PEER_ISA limit either side's instructions; NIB names
-# the program (build/nib).
+# the program (build/nib), OPTIONS goes to 'nib bench' (--fast-prompt).
 set -eu
-pp=512 tg=64 depth=0 batch=1 threads=2 pairs=5
-while getopts p:g:d:b:t:n: o; do
+pp=512 tg=64 depth=0 batch=1 threads=2 pairs=5 options=
+while getopts p:g:d:b:t:n:o: o; do
     case $o in
+    o) options=$OPTARG ;;
     p) pp=$OPTARG ;; g) tg=$OPTARG ;; d) depth=$OPTARG ;; b) batch=$OPTARG ;; t) threads=$OPTARG ;; n) pairs=$OPTARG ;;
     *) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     esac
@@ -22,7 +23,7 @@ results=$(mktemp)
 trap 'rm -f "$results"' EXIT
 
 ours() { # "pp tg" of one run
-    nib bench "$1" --pp "$pp" --tg "$tg" --depth "$depth" --batch "$batch" --threads "$threads" --reps 1 --no-probe --csv |
+    nib bench "$1" --pp "$pp" --tg "$tg" --depth "$depth" --batch "$batch" --threads "$threads" --reps 1 --no-probe --csv $options |
         awk -F, '$5 ~ /^pp/ { p = $6 } $5 ~ /^tg/ { g = $6 } END { printf "%.3f %.3f\n", p, g }'
 }
 

@@ -1,16 +1,17 @@
 #!/bin/sh
 # How far nib's and llama.cpp's scores lie from those of the same weights with float activations.
 #
-#   bench/peers/quality.sh [-n TOKENS] [-f TEXT] MODEL.gguf ...
+#   bench/peers/quality.sh [-n TOKENS] [-f TEXT] [-o OPTIONS] MODEL.gguf ...
 #
 # The reference is 'nib logits --f32': weights dequantised, activations never rounded. Without a text, the tokens are
 # arbitrary. Printed per model: mean and 99.9th percentile of the Kullback-Leibler divergence (nats), equal first choices, and
-# the ratio of the means. NIB_CPU and PEER_ISA as in compare.sh.
+# the ratio of the means. OPTIONS goes to 'nib logits' of nib's side
+# (--fast-prompt). NIB_CPU and PEER_ISA as in compare.sh.
 set -eu
-n=256 text=
-while getopts n:f: o; do
+n=256 text= options=
+while getopts n:f:o: o; do
     case $o in
-    n) n=$OPTARG ;; f) text=$OPTARG ;;
+    n) n=$OPTARG ;; f) text=$OPTARG ;; o) options=$OPTARG ;;
     *) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     esac
 done
@@ -32,7 +33,8 @@ for model; do
         awk -v n="$n" -v vocab="$vocab" 'BEGIN { srand(1); for (i = 0; i < n; i++) print 3 + int(rand() * (vocab - 3)) }' >"$tmp/ids"
     fi
     nib logits "$model" --f32 --tokens "$tmp/ids" --out "$tmp/reference"
-    nib logits "$model" --tokens "$tmp/ids" --out "$tmp/nib"
+    # shellcheck disable=SC2086 # several words are several options
+    nib logits "$model" $options --tokens "$tmp/ids" --out "$tmp/nib"
     "$peer" logits "$model" 2 "$tmp/ids" "$tmp/llamacpp"
     "$kl" "$vocab" "$tmp/reference" "$tmp/nib" "$tmp/llamacpp" | awk -v model="$(echo "${model%.gguf}" | sed "s,.*/\([^/]*/[^/]*\)$,\1,")" '
         { n[NR] = $1; mean[NR] = $2; tail[NR] = $3; top[NR] = $4 }

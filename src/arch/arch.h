@@ -140,6 +140,7 @@ typedef struct nib_batch {
     int64_t n_out;
     float *hidden;                /* [n_out, E] after the last norm, when wanted; else NULL */
     float *logits;                /* [n_out, V], when wanted; else NULL */
+    bool fast;                    /* see nib_engine_params.fast_prompt */
     const nib_observer *observer; /* shown every matrix's input; NULL: nobody looks */
 } nib_batch;
 

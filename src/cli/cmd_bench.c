@@ -7,7 +7,7 @@
 enum { MAX_LIST = 32 };
 static const char *pp = "512", *tg = "64", *depth = "0", *batch = "1", *threads = "0", *kv = "f16";
 static int64_t reps = 5;
-static bool as_json, as_csv, no_probe, profile;
+static bool as_json, as_csv, no_probe, profile, fast;
 const nib_option nib_opts_bench[] = {
     NIB_OPT_TEXT("pp", 0, "LIST", &pp, "prompt lengths in tokens, 0 for none (512)"),
     NIB_OPT_TEXT("tg", 0, "LIST", &tg, "tokens to generate, 0 for none (64)"),
@@ -16,6 +16,8 @@ const nib_option nib_opts_bench[] = {
     NIB_OPT_TEXT("threads", 't', "LIST", &threads, "threads, 0 for physical cores (0)"),
     NIB_OPT_TEXT("kv", 0, "LIST", &kv, "formats of the key/value cache: f16, f32, q8_0 (f16)"),
     NIB_OPT_INT("reps", 'r', "N", &reps, 1, 1000, "timed runs after one warm-up (5)"),
+    NIB_OPT_SWITCH("fast-prompt", 0, &fast,
+                   "with weights rounded once more in prompts; tests are then named \"... fast\""),
     NIB_OPT_SWITCH("no-probe", 0, &no_probe, "do not measure the machine's own limits"),
     NIB_OPT_SWITCH("profile", 0, &profile,
                    "show where each test's time goes: per operation, barriers included"),
@@ -98,14 +100,15 @@ static json_t *profile_json(const row *x) {
 static void print_row(report *out, const row *x) {
     char name[64];
     nib_bench_name(&x->r.test, name, sizeof name);
+    if (fast) snprintf(name + strlen(name), sizeof name - strlen(name), " fast");
     if (as_json) {
-        json_t *o =
-            json_pack("{s:o, s:s, s:s, s:s, s:f, s:f, s:f, s:f, s:i, s:I, s:I, s:i, s:i, s:s}",
-                      "model", nib_json_text(x->m->name, strlen(x->m->name)), "arch", x->m->arch,
-                      "quant", x->m->quant, "test", name, "tok_per_s", x->r.median, "mean",
-                      x->r.mean, "deviation", x->r.deviation, "best", x->r.best, "reps", x->r.reps,
-                      "tokens", (json_int_t)x->r.test.n, "depth", (json_int_t)x->r.test.depth,
-                      "batch", x->r.test.batch, "threads", x->threads, "kv", x->kv);
+        json_t *o = json_pack(
+            "{s:o, s:s, s:s, s:s, s:f, s:f, s:f, s:f, s:i, s:I, s:I, s:i, s:i, s:s, s:b}", "model",
+            nib_json_text(x->m->name, strlen(x->m->name)), "arch", x->m->arch, "quant", x->m->quant,
+            "test", name, "tok_per_s", x->r.median, "mean", x->r.mean, "deviation", x->r.deviation,
+            "best", x->r.best, "reps", x->r.reps, "tokens", (json_int_t)x->r.test.n, "depth",
+            (json_int_t)x->r.test.depth, "batch", x->r.test.batch, "threads", x->threads, "kv",
+            x->kv, "fast_prompt", fast);
         if (x->share > 0) json_object_set_new(o, "share_of_limit", json_real(x->share));
         if (x->profiles) json_object_set_new(o, "profile", profile_json(x));
         json_array_append_new(out->results, o);
@@ -169,7 +172,8 @@ static nib_status one_engine(nib_model *m, int n_threads, nib_kv_type type, cons
         for (int i = 0; i < lt->n; i++) n_ctx = NIB_MAX(n_ctx, ld->v[d] + lt->v[i] + 1);
     }
     for (int b = 0; b < lb->n; b++) n_seq = NIB_MAX(n_seq, (int)lb->v[b]);
-    nib_engine_params ep = {.n_threads = n_threads, .n_ctx = n_ctx, .kv = type, .n_seq = n_seq};
+    nib_engine_params ep = {
+        .n_threads = n_threads, .n_ctx = n_ctx, .kv = type, .n_seq = n_seq, .fast_prompt = fast};
     nib_engine *en;
     NIB_TRY(nib_engine_new(&en, m, &ep, e));
     nib_engine_set_cancel(en, &nib_cancel);

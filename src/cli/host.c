@@ -62,6 +62,9 @@ const nib_option nib_host_options[] = {
      NULL},
     {"batch", 'b', "N", set_int, &params.batch, 1, 8192,
      "tokens of a prompt computed together (default: 512)", NULL},
+    NIB_OPT_SWITCH("fast-prompt", 0, &params.fast_prompt,
+                   "read prompts faster by rounding weights once more, to 8 bits; replies then "
+                   "depend on how a prompt is cut"),
     {"min-free-mem", 0, "SIZE", set_min_free, NULL, 0, 0,
      "stop when less memory than this stays free, such as 800M; 0 is never (default: 2 GB or 5 %, "
      "whichever is less)",

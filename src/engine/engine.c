@@ -36,6 +36,7 @@ struct nib_engine {
     int runs_cap;
     float *logits; /* [logit_rows, V] */
     int64_t logit_rows;
+    bool fast; /* prompts may be multiplied by rounded weights */
     size_t logits_bytes;
 };
 
@@ -90,6 +91,7 @@ nib_status nib_engine_new(nib_engine **out, nib_model *m, const nib_engine_param
     en->n_ctx = nib_resolve_ctx(m, &p);
     en->batch = nib_resolve_batch(m, &p, en->n_ctx);
     en->n_seq = NIB_MAX(p.n_seq, 1);
+    en->fast = p.fast_prompt;
     en->runs_cap = (int)NIB_MIN(en->batch, (int64_t)4096);
     en->logit_rows = NIB_MAX((int64_t)NIB_LOGIT_ROWS, (int64_t)en->n_seq);
     en->logits_bytes = (size_t)en->logit_rows * (size_t)m->desc.n_vocab * sizeof(float);
@@ -364,6 +366,7 @@ static void run(nib_engine *en, build *x, float *hidden, bool logits) {
     x->b.hidden = hidden;
     x->b.logits = logits ? en->logits : NULL;
     x->b.observer = en->observer;
+    x->b.fast = en->fast;
     nib_decoder_run(&en->dec, en->be, &x->b);
 }
 

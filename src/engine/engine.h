@@ -8,7 +8,7 @@
  *
  * The promise: a token's logits are the same bits whatever the thread count, how the prompt was
  * chunked, what else was in the batch, and whether the positions before it were computed now or
- * kept from earlier. */
+ * kept from earlier. Only fast_prompt, which is asked for, trades it away. */
 #ifndef NIB_ENGINE_H
 #define NIB_ENGINE_H
 #include "backend/backend.h"
@@ -83,6 +83,10 @@ typedef struct nib_engine_params {
     int64_t kv_tokens;  /* tokens the pool holds for all of them; 0 = n_ctx for each */
     int batch;          /* tokens computed together in prefill; 0 = 512 */
     bool ignore_memory; /* skip the check against this machine's memory */
+    /* Batches of NIB_FAST_LEAST tokens and more multiply by weights rounded once more, to 8 bits,
+     * where this machine gains by it. Results, and KV pages kept of them, then depend on how a
+     * prompt is cut and on the kernel set. Off by default. */
+    bool fast_prompt;
 } nib_engine_params;
 enum { NIB_CTX_DEFAULT = 4096 };
 #define NIB_CTX_AUTO (-1)

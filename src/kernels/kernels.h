@@ -37,16 +37,26 @@ typedef struct nib_mat {
 
 enum { NIB_PANEL = 16 };
 /* What multiplies a matrix; bits, because the consumers of one input may want several. */
-typedef enum nib_act_kind { NIB_ACT_F32 = 0, NIB_ACT_Q8 = 1, NIB_ACT_Q8K = 2 } nib_act_kind;
+typedef enum nib_act_kind {
+    NIB_ACT_F32 = 0,
+    NIB_ACT_Q8 = 1,
+    NIB_ACT_Q8K = 2,
+    NIB_ACT_FAST = 4
+} nib_act_kind;
 
 /* What multiplies a weight matrix. Float formats (F32, F16, BF16) and those without a packed form
  * take the floats (F32); formats with blocks of 32 columns take 8-bit integers with one scale per
  * 32 (Q8), formats with blocks of 256 the same with one scale per 256 (Q8K): x ~ d * q, d = max|x|
  * / 127, q = nearest-even(x * (127 / max|x|)). NaN counts as 0, infinity as the largest float, a
  * block whose max|x| is below 2^-100 as zeros; |q| <= 127. The arrays run by block of columns, then
- * by token. */
+ * by token.
+ *
+ * FAST: what matmul_fast takes, the same rounding with a scale per group of up to 256 columns
+ * (nib_fast_group), for K a multiple of 64. Where K is a multiple of 256 that is Q8K's kq and kd.
+ */
 typedef struct nib_act {
     int64_t n_tok, k;
+    bool fast;      /* matrices that can be are multiplied by matmul_fast */
     const float *x; /* [T, K], rows ldx floats apart */
     int64_t ldx;
     int8_t *q; /* [K/32][T][32], 64-byte aligned */
@@ -54,16 +64,29 @@ typedef struct nib_act {
     float *ds; /* [K/32][T]: d * the sum of the block's q, for formats with minima */
     int32_t
         *bias;  /* [K/32][T]: -128 * the sum of the block's q, for weights stored with 128 added */
-    int8_t *kq; /* [K/64][T][64], 64-byte aligned; a tile past the last token may be read */
-    float *kd;  /* [K/256][T] */
-    int16_t *ks16; /* [K/256][T][16]: sums of 16 q each */
-    int16_t *ks32; /* [K/256][T][8]: sums of 32 q each */
+    int8_t *kq; /* [K/64][T][64], 64-byte aligned; two tiles past the last token may be read */
+    float *kd;  /* [K/256, rounded up][T] */
+    int32_t *kbias; /* FAST only: [as kd][T], -128 * the sum of the group's q */
+    int16_t *ks16;  /* [K/256][T][16]: sums of 16 q each */
+    int16_t *ks32;  /* [K/256][T][8]: sums of 32 q each */
 } nib_act;
 size_t nib_act_bytes(int64_t n_tok, int64_t k); /* for all arrays together, in 64-byte parts */
 void nib_act_bind(nib_act *a, void *mem, int64_t n_tok,
-                  int64_t k); /* sets n_tok, k and the arrays inside mem */
+                  int64_t k); /* sets n_tok, k and the arrays inside mem; not fast */
 
 nib_act_kind nib_mat_act(nib_dtype t);
+/* From so many tokens on matmul_fast is the faster one. */
+enum { NIB_FAST_LEAST = 32 };
+/* Whether it takes the matrix. */
+bool nib_mat_can_fast(nib_dtype t, int64_t k);
+/* FAST groups of a row: g covers tiles of 64 columns [nib_fast_group(k, g), nib_fast_group(k, g +
+ * 1)), as evenly as can be, at most four. */
+static inline int64_t nib_fast_groups(int64_t k) {
+    return (k / 64 + 3) / 4;
+}
+static inline int64_t nib_fast_group(int64_t k, int64_t g) {
+    return k / 64 * g / nib_fast_groups(k);
+}
 bool nib_mat_can_pack(nib_dtype t, int64_t k); /* K must be whole blocks */
 size_t nib_mat_panel_bytes(nib_dtype t, int64_t k);
 
@@ -121,11 +144,17 @@ typedef struct nib_kernels {
      * of Q8, K a multiple of 32; quantise_k those of Q8K, K a multiple of 256. */
     void (*quantise)(const float *x, int64_t ldx, int64_t t0, int64_t t1, nib_act *a);
     void (*quantise_k)(const float *x, int64_t ldx, int64_t t0, int64_t t1, nib_act *a);
+    void (*quantise_fast)(const float *x, int64_t ldx, int64_t t0, int64_t t1, nib_act *a);
     /* y[t*ldy + row] = sum over k of w[row][k] * a[t][k] for all tokens and rows of panels [p0,
      * p1); rows past w->n are not written. Per block of the activations an exact integer sum, then
      * fmaf into the output, ascending; mm.h states the order. scratch: nib_matmul_scratch bytes. */
     void (*matmul)(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                    int64_t ldy, void *scratch);
+    /* The same over weights that are rounded once more, to 8 bits with one scale per row and FAST
+     * group, so that integer sums become floats only once a group: faster for many tokens, and not
+     * quite what the file says. mm.h states the rule. NULL: this set has nothing to gain. */
+    void (*matmul_fast)(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
+                        int64_t ldy, void *scratch);
 
     /* -- vectors (files <isa>_vec*.c) -- */
     /* y may be x. w, b may be NULL. Means and sums as rule 3. */

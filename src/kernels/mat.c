@@ -37,6 +37,11 @@ nib_act_kind nib_mat_act(nib_dtype t) {
     return nib_dtype_get(t)->block_len == 256 ? NIB_ACT_Q8K : NIB_ACT_Q8;
 }
 
+bool nib_mat_can_fast(nib_dtype t, int64_t k) {
+    return nib_mm_format(t) && t != NIB_MXFP4 && k > 0 && k % 64 == 0 &&
+           k % nib_dtype_get(t)->block_len == 0;
+}
+
 bool nib_mat_can_pack(nib_dtype t, int64_t k) {
     if (is_float(t)) return k > 0;
     return nib_mm_format(t) && k > 0 && k % nib_dtype_get(t)->block_len == 0;
@@ -52,9 +57,13 @@ static size_t part(size_t bytes) {
     return NIB_ROUND_UP(bytes, (size_t)64);
 }
 
+/* What may be read past the last token of kq, and of the arrays by group. */
+enum { PAST_KQ = 2048, PAST_GROUP = 32 * 4 };
+
 size_t nib_act_bytes(int64_t n_tok, int64_t k) {
     size_t n = (size_t)(n_tok * (k / 32)), nk = (size_t)(n_tok * (k / 256));
-    return part(n * 32) + 3 * part(n * 4) + part(nk * 256 + 1024) + part(nk * 4) + part(nk * 32) +
+    size_t ng = (size_t)(n_tok * nib_fast_groups(k)) * 4 + PAST_GROUP;
+    return part(n * 32) + 3 * part(n * 4) + part(n * 32 + PAST_KQ) + 2 * part(ng) + part(nk * 32) +
            part(nk * 16 + 256);
 }
 
@@ -63,6 +72,7 @@ void nib_act_bind(nib_act *a, void *mem, int64_t n_tok, int64_t k) {
     uint8_t *p = mem;
     a->n_tok = n_tok;
     a->k = k;
+    a->fast = false;
     a->q = (int8_t *)p;
     p += part(n * 32);
     a->d = (float *)(void *)p;
@@ -72,10 +82,13 @@ void nib_act_bind(nib_act *a, void *mem, int64_t n_tok, int64_t k) {
     a->bias = (int32_t *)(void *)p;
     p += part(n * 4);
     size_t nk = (size_t)(n_tok * (k / 256));
+    size_t ng = (size_t)(n_tok * nib_fast_groups(k)) * 4 + PAST_GROUP;
     a->kq = (int8_t *)p;
-    p += part(nk * 256 + 1024);
+    p += part(n * 32 + PAST_KQ);
     a->kd = (float *)(void *)p;
-    p += part(nk * 4);
+    p += part(ng);
+    a->kbias = (int32_t *)(void *)p;
+    p += part(ng);
     a->ks16 = (int16_t *)(void *)p;
     p += part(nk * 32);
     a->ks32 = (int16_t *)(void *)p;
@@ -84,7 +97,7 @@ void nib_act_bind(nib_act *a, void *mem, int64_t n_tok, int64_t k) {
 /* ---- matrices that are not packed ---- */
 
 size_t nib_matmul_scratch(int64_t n_tok, int64_t k) {
-    size_t sums = MM_PANELS_MOST * NIB_PANEL * sizeof(float) * (size_t)NIB_ROUND_UP(n_tok, 16);
+    size_t sums = MM_PANELS_MOST * NIB_PANEL * sizeof(float) * (size_t)NIB_ROUND_UP(n_tok, 32);
     return NIB_PANEL * sizeof(float) * (size_t)k + MM_SCRATCH + sums + 64;
 }
 

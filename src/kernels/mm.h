@@ -31,7 +31,21 @@
  *   Q2_K       s = d, m = -dmin  w = sc*code, 0..45          sc, min per 16
  *   Q6_K       s = d             w = sc*(code - 32)          sc per 16
  *   Q3_K       s = -d            w = (sc - 32)*(4 - code), -128..124   sc per 16
- *   IQ4_XS     s = d             w = (sc - 32)*level         sc per 32 */
+ *   IQ4_XS     s = d             w = (sc - 32)*level         sc per 32
+ *
+ * FAST (opt-in). A group of up to 256 columns (kernels.h) of a row has one scale S, and its weights
+ * are rounded to whole w8, |w8| <= 127. For each group ascending, isum the exact sum of w8 and q:
+ *   v = isum * S;  acc = fmaf(v, d, acc)
+ * A weight of the group is scale[j] * (code - excess) + min[j] for a part j of 32 or 16 columns,
+ * all floats (integer scales times d are exact); cmax is the largest |code - excess|, or code.
+ *   bound = max over j of |scale[j]| * cmax;  with minima of |min[j]| and |fmaf(scale[j], cmax,
+ *           min[j])|: the largest weight that codes could stand for
+ *   S = bound / 127, NaN when any scale or minimum is no number
+ *   r(x) = x * (127 * U / bound), held to -32768..32767, then rounded to nearest even
+ * Codes of up to 6 bits, U = 256:  w8 = (code * r(scale[j]) + c) >> 8, modulo 2^16 before the shift,
+ *                                  c = r(min[j]) + 128 - excess * r(scale[j])
+ * Values of 8 bits (Q8_0, IQ4), U = 32768:  w8 = (value * r(scale[j]) + 2^14) >> 15, where Q8_0's
+ *                                  -128 counts as -127 */
 /* clang-format on */
 #ifndef NIB_KERNELS_MM_H
 #define NIB_KERNELS_MM_H
@@ -69,7 +83,7 @@ extern const int8_t nib_mm_iq4[16], nib_mm_fp4[16];
  * every block length. */
 enum { MM_EXPAND_K = 256 };
 /* Scratch of a matmul: a whole panel as floats, then this many bytes of working space, then sums:
- * 16 floats for each of MM_PANELS_MOST panels and each token, tokens rounded up to 16. */
+ * 16 floats for each of MM_PANELS_MOST panels and each token, tokens rounded up to 32. */
 enum { MM_SCRATCH = 96 * 1024, MM_PANELS_MOST = 4 };
 
 /* A panel as matmul wants it: packed already, or packed now into scratch (16 * K floats' worth of
@@ -94,6 +108,9 @@ static inline void nib_mm_act_sums(nib_act *a, int64_t at, float d, int32_t sum)
     a->ds[at] = d * (float)sum;
     a->bias[at] = -128 * sum;
 }
+
+/* The codes of 32 columns of row r of a panel (scalar_mm.c). */
+void nib_mm_codes(const mm_format *f, const uint8_t *from, int r, int16_t w[32]);
 
 /* Rows of w in panel p: 16, or fewer in the last. */
 static inline int nib_mm_rows(const nib_mat *w, int64_t p) {

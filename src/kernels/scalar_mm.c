@@ -13,8 +13,7 @@ typedef struct block {
     float s[NIB_PANEL], m[NIB_PANEL];
 } block;
 
-/* The codes of 32 columns of row r. */
-static void codes(const mm_format *f, const uint8_t *from, int r, int16_t w[32]) {
+void nib_mm_codes(const mm_format *f, const uint8_t *from, int r, int16_t w[32]) {
     memset(w, 0, 32 * sizeof *w);
     int up = 0;
     for (int i = 0; i < 2 && f->plane[i].bits; i++) {
@@ -64,7 +63,7 @@ static void decode(nib_dtype t, const mm_format *f, int len, const uint8_t *from
         o->s[r] = t == NIB_MXFP4 ? e8m0_half(scales[r]) : t == NIB_Q3_K ? -d : d;
         o->m[r] = len == 256 ? -d2 : d2;
         for (int g = 0; g < len / 32; g++)
-            codes(f, from + (size_t)g * f->code_bytes, r, o->w[r] + 32 * g);
+            nib_mm_codes(f, from + (size_t)g * f->code_bytes, r, o->w[r] + 32 * g);
         for (int k = 0; k < len; k++)
             o->w[r][k] = (int16_t)weight(t, o->w[r][k], u.sc[k / each][r]);
         for (int i = 0; i < len / 16; i++) o->min[r][i] = u.min[16 * i / each][r];
@@ -137,5 +136,7 @@ void nib_scalar_mm(nib_kernels *k) {
     nib_scalar_mm_pack(k);
     k->quantise = quantise;
     k->quantise_k = quantise_k;
+    k->quantise_fast = quantise_fast;
     k->matmul = matmul;
+    k->matmul_fast = nib_scalar_matmul_fast;
 }

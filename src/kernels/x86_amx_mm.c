@@ -159,4 +159,5 @@ static void matmul(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, f
 
 void nib_x86_amx_mm(nib_kernels *k) {
     k->matmul = matmul;
+    k->matmul_fast = nib_amx_matmul_fast;
 }

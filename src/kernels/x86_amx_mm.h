@@ -24,4 +24,7 @@ typedef struct tile_config {
 /* Blocks of 256 (x86_amx_mm_k.c). */
 void nib_amx_mm_k(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y, int64_t ldy,
                   void *scratch);
+/* FAST (x86_amx_mm_fast.c): the slot of the AMX set. */
+void nib_amx_matmul_fast(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
+                         int64_t ldy, void *scratch);
 #endif

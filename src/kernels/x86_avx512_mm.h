@@ -32,6 +32,18 @@ _Static_assert(2 * sizeof(avx512_piece) <= MM_SCRATCH, "the scratch holds two pi
 void nib_avx512_expand(const nib_mat *w, const uint8_t *panel, int64_t g, int n, bool add_128,
                        avx512_piece *out);
 
+/* FAST: a group of one panel, its weights rounded. As unsigned bytes 128 is added. */
+typedef struct avx512_fast {
+    _Alignas(64) uint8_t w[64][64]; /* [columns / 4], as many as the group has */
+    float s[NIB_PANEL];
+} avx512_fast;
+_Static_assert(4 * sizeof(avx512_fast) + 32 * 1024 <= MM_SCRATCH, "the scratch holds four groups");
+/* Group g of a panel. */
+void nib_avx512_fast_expand(const nib_mat *w, const uint8_t *panel, int64_t g, bool add_128,
+                            avx512_fast *out);
+void nib_avx512_matmul_fast(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
+                            int64_t ldy, void *scratch);
+
 /* gcc 12 copies the accumulator around the intrinsic; this is the one instruction. acc += u8 w . s8
  * x */
 INLINE __m512i dpbusd(__m512i acc, __m512i w, __m512i x) {

@@ -18,14 +18,19 @@ void nib_op_norm(nib_worker *w, nib_rows r, nib_norm_kind kind, const nib_norm *
     }
 }
 
+static bool is_fast(const nib_act *a, const nib_mat *m) {
+    return a->fast && nib_mat_can_fast(m->dtype, m->k);
+}
+
 void nib_op_quantise(nib_worker *w, nib_rows r, int n, const nib_linear *const *l, nib_act *a) {
     nib_at(w, NIB_SECTION_QUANTISE);
     unsigned kinds = 0;
     for (int i = 0; i < n; i++)
-        if (l[i]->w.data) kinds |= nib_mat_act(l[i]->w.dtype);
+        if (l[i]->w.data) kinds |= is_fast(a, &l[i]->w) ? NIB_ACT_FAST : nib_mat_act(l[i]->w.dtype);
     if (r.t1 <= r.t0) return;
     if (kinds & NIB_ACT_Q8) w->k->quantise(a->x, a->ldx, r.t0, r.t1, a);
     if (kinds & NIB_ACT_Q8K) w->k->quantise_k(a->x, a->ldx, r.t0, r.t1, a);
+    if (kinds & NIB_ACT_FAST) w->k->quantise_fast(a->x, a->ldx, r.t0, r.t1, a);
 }
 
 void nib_op_lookup(nib_worker *w, nib_rows r, const nib_mat *m, const int32_t *ids, float scale,
@@ -67,6 +72,11 @@ static void add_bias(nib_worker *w, const nib_linear *l, int64_t n_tok, int64_t 
     for (int64_t t = 0; t < n_tok; t++) w->k->add(y + t * l->w.n + r0, l->bias + r0, r1 - r0);
 }
 
+static void multiply(nib_worker *w, const nib_mat *m, const nib_act *a, int64_t p0, int64_t p1,
+                     float *y, int64_t ldy) {
+    (is_fast(a, m) ? w->k->matmul_fast : w->k->matmul)(m, a, p0, p1, y, ldy, w->scratch);
+}
+
 typedef struct linear_job {
     int n;
     const nib_linear *const *l;
@@ -81,7 +91,7 @@ static void linear_panels(nib_worker *w, const void *job, int64_t p0, int64_t p1
         int64_t np = panels_of(&j->l[i]->w);
         if (p0 < np) {
             int64_t end = NIB_MIN(p1, np);
-            w->k->matmul(&j->l[i]->w, j->a, p0, end, j->y[i], j->l[i]->w.n, w->scratch);
+            multiply(w, &j->l[i]->w, j->a, p0, end, j->y[i], j->l[i]->w.n);
             add_bias(w, j->l[i], j->a->n_tok, p0, end, j->y[i]);
         }
         p0 = NIB_MAX(p0 - np, 0);
@@ -130,7 +140,7 @@ static void act_panels(nib_worker *w, const void *job, int64_t p0, int64_t p1) {
         int64_t r0 = p * NIB_PANEL, width = NIB_MIN(end * NIB_PANEL, ld) - r0;
         for (int i = 0; i < (j->gate ? 2 : 1); i++) {
             /* matmul writes y[t*ld + row]: the base is moved so that row r0 lands in tmp[i][0] */
-            w->k->matmul(&l[i]->w, j->a, p, end, tmp[i] - r0, ACT_WIDTH, w->scratch);
+            multiply(w, &l[i]->w, j->a, p, end, tmp[i] - r0, ACT_WIDTH);
             if (l[i]->bias)
                 for (int64_t t = 0; t < n_tok; t++)
                     w->k->add(tmp[i] + t * ACT_WIDTH, l[i]->bias + r0, width);

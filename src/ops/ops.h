@@ -43,7 +43,7 @@ nib_rows nib_op_rows(const nib_worker *w, int64_t n_tok);
 void nib_op_norm(nib_worker *w, nib_rows r, nib_norm_kind kind, const nib_norm *n, float eps,
                  const float *x, float *y, int64_t width);
 /* Quantises rows of a->x (this worker's own when T is few) into those arrays of a that matrices
- * l[0..n) want; the model may lack some of them. */
+ * l[0..n) want (a->fast set before); the model may lack some of them. */
 void nib_op_quantise(nib_worker *w, nib_rows r, int n, const nib_linear *const *l, nib_act *a);
 
 /* y_i [T, N_i] = x W_i^T + b_i for n matrices over one input, shared by panels of 16 rows. */

@@ -124,7 +124,16 @@ static float random_x(int how) {
 
 static void quantise(const nib_kernels *k, nib_act_kind kind, const float *x, int64_t ldx,
                      int64_t t0, int64_t t1, nib_act *a) {
-    (kind == NIB_ACT_Q8K ? k->quantise_k : k->quantise)(x, ldx, t0, t1, a);
+    (kind == NIB_ACT_FAST  ? k->quantise_fast
+     : kind == NIB_ACT_Q8K ? k->quantise_k
+                           : k->quantise)(x, ldx, t0, t1, a);
+}
+
+/* The FAST group of column c. */
+static int64_t group_of(int64_t k, int64_t c) {
+    int64_t g = 0;
+    while (nib_fast_group(k, g + 1) * 64 <= c) g++;
+    return g;
 }
 
 /* Activation number c of token t as the kernels see it. */
@@ -133,7 +142,8 @@ static double act_value(const acts *s, nib_act_kind kind, int64_t t, int64_t c) 
     if (kind == NIB_ACT_F32) return (double)s->x[t * s->ldx + c];
     if (kind == NIB_ACT_Q8)
         return (double)a->d[c / 32 * a->n_tok + t] * a->q[(c / 32 * a->n_tok + t) * 32 + c % 32];
-    return (double)a->kd[c / 256 * a->n_tok + t] * a->kq[(c / 64 * a->n_tok + t) * 64 + c % 64];
+    int64_t g = kind == NIB_ACT_FAST ? group_of(a->k, c) : c / 256;
+    return (double)a->kd[g * a->n_tok + t] * a->kq[(c / 64 * a->n_tok + t) * 64 + c % 64];
 }
 
 static acts make_acts(const nib_kernels *k, nib_act_kind kind, int64_t n_tok, int64_t cols,
@@ -166,18 +176,23 @@ static void free_acts(acts *s) {
 enum { GUARD = 0x7fc12345 }; /* a NaN no kernel makes: where nothing may be written */
 
 /* [T, n + 5] with the last five columns as a fence; 'step' panels a call. */
-static float *product(const nib_kernels *k, const nib_mat *w, const nib_act *a, int64_t step) {
+typedef void (*matmul_fn)(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
+                          int64_t ldy, void *scratch);
+static float *product_by(matmul_fn fn, const nib_mat *w, const nib_act *a, int64_t step) {
     int64_t ldy = w->n + 5, n_panels = (w->n + 15) / 16;
     float *y = take((size_t)(a->n_tok * ldy) * 4);
     for (int64_t i = 0; i < a->n_tok * ldy; i++) y[i] = nib_bits_f32(GUARD);
     size_t scratch_bytes = nib_matmul_scratch(a->n_tok, w->k);
     void *scratch = take(scratch_bytes);
     for (int64_t p = 0; p < n_panels; p += step)
-        k->matmul(w, a, p, NIB_MIN(p + step, n_panels), y, ldy, scratch);
+        fn(w, a, p, NIB_MIN(p + step, n_panels), y, ldy, scratch);
     nib_free_pages(scratch, scratch_bytes);
     for (int64_t t = 0; t < a->n_tok; t++)
         for (int64_t i = w->n; i < ldy; i++) assert_int_equal(nib_f32_bits(y[t * ldy + i]), GUARD);
     return y;
+}
+static float *product(const nib_kernels *k, const nib_mat *w, const nib_act *a, int64_t step) {
+    return product_by(k->matmul, w, a, step);
 }
 static void free_product(float *y, const nib_mat *w, int64_t n_tok) {
     nib_free_pages(y, (size_t)(n_tok * (w->n + 5)) * 4);
@@ -459,6 +474,157 @@ static void tokens_do_not_see_each_other(void **state) {
     }
 }
 
+/* ---- FAST: weights rounded to 8 bits ---- */
+
+/* Rows of one group and less, of uneven groups, of several. */
+static int fast_lengths(nib_dtype t, int64_t out[8]) {
+    static const int64_t from[] = {64, 192, 256, 320, 576, 768, 1088, 1280};
+    int n = 0;
+    for (int i = 0; i < 8; i++)
+        if (nib_mat_can_fast(t, from[i])) out[n++] = from[i];
+    return n;
+}
+
+static void fast_groups_cover_a_row(void **state) {
+    (void)state;
+    for (int64_t k = 64; k <= 64 * 200; k += 64) {
+        int64_t n = nib_fast_groups(k);
+        assert_int_equal(nib_fast_group(k, 0), 0);
+        assert_int_equal(nib_fast_group(k, n) * 64, k);
+        for (int64_t g = 0; g < n; g++) {
+            int64_t tiles = nib_fast_group(k, g + 1) - nib_fast_group(k, g);
+            assert_true(tiles >= 1 && tiles <= 4);
+            if (k % 256 == 0) assert_int_equal(tiles, 4);
+        }
+    }
+}
+
+/* Of a row multiplied by unit vectors come its rounded weights, at most half a step from the
+ * format's own. The step follows from the largest weight that could stand in the group, which among
+ * random codes is not far from the largest that does. */
+static void fast_weights_are_half_a_step_off(void **state) {
+    (void)state;
+    long n_weights = 0;
+    for (size_t i = 0; i < NIB_ARRAY_LEN(all); i++) {
+        int64_t ks[8];
+        int n_ks = fast_lengths(all[i], ks);
+        for (int j = 0; j < n_ks; j++) {
+            int64_t n = 17, k = NIB_MIN(ks[j], 576);
+            if (!nib_mat_can_fast(all[i], k)) continue;
+            matrix m = make_matrix(all[i], n, k, TAME);
+            /* token c is 1 at column c and 0 elsewhere */
+            acts a = make_acts(scalar(), NIB_ACT_FAST, k, k, 0);
+            for (int64_t t = 0; t < k; t++)
+                for (int64_t c = 0; c < k; c++) a.x[t * a.ldx + c] = t == c;
+            quantise(scalar(), NIB_ACT_FAST, a.x, a.ldx, 0, k, &a.a);
+            float *y = product_by(scalar()->matmul_fast, &m.packed, &a.a, 1);
+            float *row = take((size_t)k * 4);
+            for (int64_t r = 0; r < n; r++) {
+                nib_dtype_get(all[i])->to_f32(m.raw.data + (size_t)r * m.raw.stride, row, k);
+                for (int64_t g = 0; g < nib_fast_groups(k); g++) {
+                    int64_t from = nib_fast_group(k, g) * 64, to = nib_fast_group(k, g + 1) * 64;
+                    double most = 0, worst = 0;
+                    for (int64_t c = from; c < to; c++) {
+                        double got = (double)y[c * (n + 5) + r];
+                        most = fmax(most, fabs((double)row[c]));
+                        worst = fmax(worst, fabs(got - (double)row[c]));
+                        n_weights++;
+                    }
+                    if (!(worst <= 4 * 0.5 * most / 127 + 1e-30))
+                        fail_msg("%s, K %lld, row %lld, group %lld: %g off where the largest is %g",
+                                 nib_dtype_get(all[i])->name, (long long)k, (long long)r,
+                                 (long long)g, worst, most);
+                }
+            }
+            nib_free_pages(row, (size_t)k * 4);
+            free_product(y, &m.packed, k);
+            free_acts(&a);
+            free_matrix(&m);
+        }
+    }
+    print_message("fast: %ld weights at most half a step off\n", n_weights);
+}
+
+/* Weights that have one scale, and activations that are whole, lose nothing. */
+static void fast_is_exact_where_scales_are_equal(void **state) {
+    (void)state;
+    enum { K = 576, N = 16, BLOCK = 34 };
+    static uint8_t rows[N][K / 32 * BLOCK];
+    for (int r = 0; r < N; r++)
+        for (int b = 0; b < K / 32; b++) {
+            uint16_t half = nib_f32_to_f16(0.5f);
+            memcpy(rows[r] + b * BLOCK, &half, 2);
+            for (int i = 0; i < 32; i++)
+                rows[r][b * BLOCK + 2 + i] = (uint8_t)(int8_t)((int)random_below(255) - 127);
+        }
+    nib_mat w = {.dtype = NIB_Q8_0, .n = N, .k = K, .data = rows[0], .stride = sizeof rows[0]};
+    acts a = make_acts(scalar(), NIB_ACT_FAST, 3, K, 0);
+    for (int64_t t = 0; t < 3; t++)
+        for (int64_t c = 0; c < K; c++)
+            a.x[t * a.ldx + c] = c % 64 ? (float)((int)random_below(255) - 127) : 127;
+    quantise(scalar(), NIB_ACT_FAST, a.x, a.ldx, 0, 3, &a.a);
+    for (size_t s = 0; s < NIB_ARRAY_LEN(isas); s++) {
+        const nib_kernels *set = nib_kernels_upto(isas[s]);
+        if (!set || !set->matmul_fast) continue;
+        float *y = product_by(set->matmul_fast, &w, &a.a, 1);
+        for (int t = 0; t < 3; t++)
+            for (int r = 0; r < N; r++) {
+                double want = 0;
+                for (int c = 0; c < K; c++)
+                    want += 0.5 * (int8_t)rows[r][c / 32 * BLOCK + 2 + c % 32] *
+                            (double)a.x[t * a.ldx + c];
+                assert_true((double)y[t * (N + 5) + r] == want);
+            }
+        free_product(y, &w, 3);
+    }
+    free_acts(&a);
+}
+
+static void fast_sets_equal_scalar(void **state) {
+    (void)state;
+    for (size_t s = 1; s < NIB_ARRAY_LEN(isas); s++) {
+        const nib_kernels *set = nib_kernels_upto(isas[s]);
+        if (!set || !set->matmul_fast) continue;
+        long n_products = 0;
+        for (size_t i = 0; i < NIB_ARRAY_LEN(all); i++) {
+            int64_t ks[8];
+            int n_ks = fast_lengths(all[i], ks);
+            if (!n_ks) continue;
+            for (int64_t n_tok = 1; n_tok <= 37; n_tok += test_quick() ? 4 : 1) {
+                static const int64_t ns[] = {1, 16, 31, 48, 65, 80, 133};
+                static const int64_t more[] = {64, 75, 95, 130};
+                int64_t tokens = n_tok <= 33 ? n_tok : more[n_tok - 34];
+                int64_t n = ns[(size_t)(n_tok + (int64_t)i) % NIB_ARRAY_LEN(ns)];
+                int64_t k = ks[(n_tok + (int64_t)i / 3) % n_ks];
+                matrix m = make_matrix(all[i], n, k, (fill)(n_tok % 4));
+                acts a = make_acts(scalar(), NIB_ACT_FAST, tokens, k, (int)(n_tok / 4 % 4));
+                acts b = make_acts(set, NIB_ACT_FAST, tokens, k, 0);
+                memcpy(b.x, a.x, a.x_bytes);
+                quantise(set, NIB_ACT_FAST, b.x, b.ldx, 0, tokens, &b.a);
+                if (memcmp(a.mem, b.mem, a.bytes)) fail_msg("%s quantises differently", isas[s]);
+                float *want = product_by(scalar()->matmul_fast, &m.packed, &a.a, 100);
+                for (int64_t step = 1; step < 40; step = step * 5 + 1) {
+                    float *got = product_by(set->matmul_fast, &m.packed, &a.a, step);
+                    same_product(want, got, &m.packed, tokens, isas[s], "fast matmul");
+                    free_product(got, &m.packed, tokens);
+                    n_products++;
+                }
+                if (n_tok % 3 == 0) {
+                    float *got = product_by(set->matmul_fast, &m.raw, &a.a, 3);
+                    same_product(want, got, &m.packed, tokens, isas[s], "fast, of file rows");
+                    free_product(got, &m.packed, tokens);
+                    n_products++;
+                }
+                free_product(want, &m.packed, tokens);
+                free_acts(&a);
+                free_acts(&b);
+                free_matrix(&m);
+            }
+        }
+        print_message("%s: %ld fast products, 0 differ from scalar\n", isas[s], n_products);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(unpacking_gives_the_formats_own_floats),
@@ -468,6 +634,10 @@ int main(void) {
         cmocka_unit_test(scalar_is_near_double),
         cmocka_unit_test(every_set_equals_scalar),
         cmocka_unit_test(tokens_do_not_see_each_other),
+        cmocka_unit_test(fast_groups_cover_a_row),
+        cmocka_unit_test(fast_weights_are_half_a_step_off),
+        cmocka_unit_test(fast_is_exact_where_scales_are_equal),
+        cmocka_unit_test(fast_sets_equal_scalar),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
