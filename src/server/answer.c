@@ -191,15 +191,45 @@ void nib_said_start_with(nib_http *r, nib_ask *ask, const nib_voice *voice, cons
     nib_http_generate(r, q, on_event);
 }
 
-void nib_api_read(nib_http *r, nib_read_fn read, const nib_voice *v, const char *id_prefix) {
-    nib_ask a;
+/* A request that is being read. */
+typedef struct reading {
+    nib_ask ask;
+    nib_read_fn read;
+    const nib_voice *voice;
+    const char *id_prefix;
+} reading;
+
+static void drop_reading(nib_http *r) {
+    nib_ask_free(&((reading *)r->state)->ask);
+}
+
+static void start(nib_http *r) {
+    reading *x = r->state;
+    nib_ask ask = x->ask;
+    x->ask = (nib_ask){0};
+    nib_said_start(r, &ask, x->voice, x->id_prefix);
+}
+
+static void read_it(nib_http *r) {
+    reading *x = r->state;
     nib_error e;
-    json_t *body = nib_http_json(r);
-    if (!body || !nib_ask_init(&a, r)) return;
-    if (read(&a, body, &e) == NIB_OK) {
-        nib_said_start(r, &a, v, id_prefix);
+    const json_t *body = nib_http_json(r);
+    if (!body || !nib_ask_init(&x->ask, r)) return;
+    if (x->read(&x->ask, body, &e) == NIB_OK)
+        nib_http_next(r, NIB_LANE_IO, start);
+    else
+        nib_http_fail(r, &e, x->ask.param);
+}
+
+void nib_api_read(nib_http *r, nib_read_fn read, const nib_voice *v, const char *id_prefix) {
+    enum { LONG = 32 << 10 }; /* bytes: a third of a millisecond */
+    reading *x = nib_arena_calloc(&r->arena, 1, sizeof *x);
+    if (!x) {
+        nib_http_error(r, 503, "out_of_memory", NULL, "out of memory for the request");
         return;
     }
-    nib_http_fail(r, &e, a.param);
-    nib_ask_free(&a);
+    *x = (reading){.read = read, .voice = v, .id_prefix = id_prefix};
+    r->state = x;
+    r->on_gone = drop_reading;
+    nib_http_next(r, r->body.n > LONG ? NIB_LANE_TEXT : NIB_LANE_IO, read_it);
 }

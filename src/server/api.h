@@ -149,7 +149,7 @@ void nib_said_start(nib_http *r, nib_ask *ask, const nib_voice *voice, const cha
 /* The same, and takes over messages, for the voice: x->messages. */
 void nib_said_start_with(nib_http *r, nib_ask *ask, const nib_voice *voice, const char *id_prefix,
                          nib_messages *messages);
-/* The whole way of most endpoints: body, ask, answer. */
+/* The whole way of most endpoints: body, ask, answer. Long bodies are read in NIB_LANE_TEXT. */
 void nib_api_read(nib_http *r, nib_read_fn read, const nib_voice *v, const char *id_prefix);
 /* Sends what is in x->out: as an SSE event, or as a line; and clears it. */
 void nib_said_sse(nib_said *x, const char *event);

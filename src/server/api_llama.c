@@ -67,8 +67,6 @@ void nib_get_llama_slots(nib_http *r) {
 
 /* ---- text and tokens ---- */
 
-enum { MAX_TEXT = 1 << 20 /* what is tokenised on the I/O thread: some tens of milliseconds */ };
-
 static bool flag(const json_t *body, const char *name, bool fallback) {
     const json_t *v = json_object_get(body, name);
     return v ? json_is_true(v) : fallback;
@@ -80,11 +78,6 @@ void nib_post_llama_tokenize(nib_http *r) {
     if (!body) return;
     if (!json_is_string(text)) {
         nib_http_error(r, 400, "invalid_value", "content", "'content': expected a string");
-        return;
-    }
-    if (json_string_length(text) > MAX_TEXT) {
-        nib_http_error(r, 413, "request_too_large", "content", "'content': at most %d bytes",
-                       (int)MAX_TEXT);
         return;
     }
     const nib_tokenizer *t = nib_model_tokenizer(model_of(r));

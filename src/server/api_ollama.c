@@ -205,8 +205,11 @@ static const nib_voice generate_voice = {.stream_type = "application/x-ndjson",
                                          .failed = failed};
 
 /* A request without anything to answer loads the model, which is loaded, or unloads it, which a
- * server of one model does not. */
-static bool is_load(nib_http *r, const json_t *body, const char *field, bool chat) {
+ * server of one model does not. False: it is none. */
+static bool is_load(nib_http *r, const char *field, bool chat) {
+    enum { SHORT = 4096 }; /* others have something to answer */
+    const json_t *body = r->body.n <= SHORT ? nib_http_json(r) : NULL;
+    if (!body) return r->body.n <= SHORT; /* told */
     const json_t *v = json_object_get(body, field), *keep = json_object_get(body, "keep_alive");
     bool empty = !v || json_is_null(v) || (json_is_array(v) && json_array_size(v) == 0) ||
                  (json_is_string(v) && json_string_length(v) == 0);
@@ -227,14 +230,11 @@ static bool is_load(nib_http *r, const json_t *body, const char *field, bool cha
 }
 
 void nib_post_ollama_chat(nib_http *r) {
-    const json_t *body = nib_http_json(r);
-    if (body && !is_load(r, body, "messages", true))
-        nib_api_read(r, nib_ollama_chat_read, &chat_voice, "");
+    if (!is_load(r, "messages", true)) nib_api_read(r, nib_ollama_chat_read, &chat_voice, "");
 }
 
 void nib_post_ollama_generate(nib_http *r) {
-    const json_t *body = nib_http_json(r);
-    if (body && !is_load(r, body, "prompt", false))
+    if (!is_load(r, "prompt", false))
         nib_api_read(r, nib_ollama_generate_read, &generate_voice, "");
 }
 

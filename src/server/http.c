@@ -6,6 +6,7 @@
  *
  * While a request is answered the socket stays readable, so that the client's end is seen at once;
  * what else it sends waits in a buffer with a bound. */
+#include <assert.h>
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
 #include <event2/keyvalq_struct.h>
@@ -73,6 +74,7 @@ static void forget(nib_http *r) {
     nib_box_drop(r);
     if (r->on_gone) r->on_gone(r);
     json_decref(o->json);
+    nib_buf_free(&o->kept);
     if (o->prev)
         o->prev->own->next = o->next;
     else
@@ -85,12 +87,19 @@ static void forget(nib_http *r) {
     if (s->n_stops && !s->n_live) event_active(s->stop_event, EV_TIMEOUT, 0);
 }
 
-static void on_gone(struct evhttp_connection *c, void *arg) {
-    (void)c;
-    nib_http *r = arg;
+/* The client has gone, and nobody works on it. */
+static void forget_request(nib_http *r) {
     struct evhttp_request *req = r->own->done ? NULL : r->own->req;
     forget(r);
     if (req) evhttp_request_free(req);
+}
+
+static void on_gone(struct evhttp_connection *c, void *arg) {
+    (void)c;
+    nib_http *r = arg;
+    struct nib_http_private *o = r->own;
+    o->gone = true;
+    if (o->lane == NIB_LANE_IO) forget_request(r); /* else when it comes back from there */
 }
 
 void nib_http_abandon(nib_http *r) {
@@ -137,6 +146,11 @@ static const char *reason(int status) {
     }
 }
 
+/* Whether anything said to r can still be heard. */
+static bool is_open(const nib_http *r) {
+    return r->own->req && !r->own->done && !r->own->gone;
+}
+
 void nib_http_set(nib_http *r, const char *name, const char *value) {
     if (r->own->req) evhttp_add_header(evhttp_request_get_output_headers(r->own->req), name, value);
 }
@@ -150,9 +164,8 @@ static void start(nib_http *r, int status, const char *type) {
     if (r->server->n_stops) nib_http_set(r, "Connection", "close");
 }
 
-void nib_http_reply(nib_http *r, int status, const char *type, const void *body, size_t n) {
+static void reply(nib_http *r, int status, const char *type, const void *body, size_t n) {
     struct nib_http_private *o = r->own;
-    if (!o->req || o->done || o->status) return;
     start(r, status, type);
     struct evbuffer *b = evbuffer_new();
     if (evhttp_request_get_command(o->req) == EVHTTP_REQ_HEAD) {
@@ -165,6 +178,22 @@ void nib_http_reply(nib_http *r, int status, const char *type, const void *body,
     o->done = true;
     evhttp_send_reply(o->req, status, reason(status), b);
     if (b) evbuffer_free(b);
+}
+
+void nib_http_reply(nib_http *r, int status, const char *type, const void *body, size_t n) {
+    struct nib_http_private *o = r->own;
+    if (o->status) return;
+    if (o->lane == NIB_LANE_IO) {
+        if (is_open(r)) reply(r, status, type, body, n);
+        return;
+    }
+    o->kept_reply = true;
+    o->kept_type = type;
+    o->status = status;
+    if (n && !nib_buf_put(&o->kept, body, n)) {
+        o->status = 503;
+        o->kept_type = "text/plain; charset=utf-8";
+    }
 }
 
 void nib_http_json_reply(nib_http *r, int status, json_t *v) {
@@ -283,11 +312,64 @@ void nib_http_fail(nib_http *r, const nib_error *e, const char *param) {
     nib_http_error(r, status, code, param, "%s", e->message);
 }
 
+/* ---- from lane to lane ---- */
+
+static void come_back(void *arg);
+
+static void step(void *arg) {
+    nib_http *r = arg;
+    r->own->step(r);
+}
+
+static void go(nib_http *r, nib_lane lane, nib_handler fn) {
+    struct nib_http_private *o = r->own;
+    if (lane == NIB_LANE_IO) {
+        fn(r); /* r may be gone */
+        return;
+    }
+    if (nib_lane_full(r->server, lane)) {
+        nib_http_error(r, 429, "rate_limit_exceeded", NULL, "too many requests wait already");
+        return;
+    }
+    o->lane = lane;
+    o->step = fn;
+    o->task = (nib_task){.lane = lane, .work = step, .done = come_back, .arg = r};
+    nib_task_start(r->server, &o->task);
+}
+
+void nib_http_next(nib_http *r, nib_lane lane, nib_handler fn) {
+    if (r->own->lane == NIB_LANE_IO) {
+        go(r, lane, fn);
+        return;
+    }
+    r->own->next_lane = lane;
+    r->own->next_step = fn;
+}
+
+static void come_back(void *arg) {
+    nib_http *r = arg;
+    struct nib_http_private *o = r->own;
+    nib_handler fn = o->next_step;
+    bool gone = o->gone, replies = o->kept_reply;
+    o->lane = NIB_LANE_IO;
+    o->next_step = NULL;
+    if (fn && (!gone || o->next_lane == NIB_LANE_IO)) {
+        go(r, o->next_lane, fn); /* when somebody is there and hears it, r may be gone */
+        if (!gone && !replies) return;
+    }
+    if (o->lane != NIB_LANE_IO) return;
+    if (gone)
+        forget_request(r);
+    else if (replies)
+        reply(r, o->status, o->kept_type, o->kept.data, o->kept.len);
+}
+
 /* ---- streams ---- */
 
 void nib_http_stream(nib_http *r, int status, const char *type) {
     struct nib_http_private *o = r->own;
-    if (!o->req || o->done || o->status) return;
+    assert(o->lane == NIB_LANE_IO);
+    if (!is_open(r) || o->status) return;
     nib_http_set(r, "Cache-Control", "no-cache");
     nib_http_set(r, "X-Accel-Buffering", "no"); /* proxies hand on what they get */
     start(r, status, type);
@@ -310,7 +392,7 @@ static void on_drained(struct evhttp_connection *c, void *arg) {
 
 void nib_http_write(nib_http *r, const void *p, size_t n) {
     struct nib_http_private *o = r->own;
-    if (!o->req || !o->streaming || o->done || !n) return;
+    if (!is_open(r) || !o->streaming || !n) return;
     if (evhttp_request_get_command(o->req) == EVHTTP_REQ_HEAD) return;
     struct evbuffer *b = evbuffer_new();
     if (!b) return;
@@ -342,7 +424,7 @@ void nib_http_sse(nib_http *r, const char *event, const char *data, size_t n) {
 }
 
 size_t nib_http_waiting(const nib_http *r) {
-    if (!r->own->req || r->own->done) return 0;
+    if (!is_open(r)) return 0;
     struct bufferevent *bev = evhttp_connection_get_bufferevent(r->own->conn);
     return evbuffer_get_length(bufferevent_get_output(bev));
 }
@@ -355,7 +437,7 @@ void nib_http_ping(nib_http *r) {
 
 void nib_http_end(nib_http *r) {
     struct nib_http_private *o = r->own;
-    if (!o->req || !o->streaming || o->done) return;
+    if (!is_open(r) || !o->streaming) return;
     o->done = true;
     evhttp_send_reply_end(o->req);
 }
@@ -436,7 +518,11 @@ static void route(nib_http *r) {
                                : "the server runs without a model: start it as nib serve MODEL");
         return;
     }
-    t->handle(r);
+    nib_http_next(r,
+                  t->flags & NIB_ROUTE_STORE  ? NIB_LANE_STORE
+                  : t->flags & NIB_ROUTE_TEXT ? NIB_LANE_TEXT
+                                              : NIB_LANE_IO,
+                  t->handle);
 }
 
 /* So that the end of the connection is seen while the reply is made. What the client sends

@@ -6,6 +6,16 @@
 #include <pthread.h>
 #include "server/server.h"
 
+/* Work for a lane (work.c): 'work' there, then 'done' on the I/O thread, which may free it. */
+typedef struct nib_task {
+    nib_lane lane;
+    void (*work)(void *arg);
+    void (*done)(void *arg);
+    void *arg;
+    struct nib_task *next;
+} nib_task;
+enum { NIB_LANE_MOST = 256 /* requests that may wait for one */ };
+
 struct nib_http_private {
     struct evhttp_request *req; /* NULL once it is evhttp's alone */
     struct evhttp_connection *conn;
@@ -24,6 +34,14 @@ struct nib_http_private {
     bool query_read, form_read;
     char peer[64];
     const char *token; /* of the pages' forms (web_session.c) */
+    /* where it is: with the I/O thread, or with a lane (nib_http_next) */
+    nib_lane lane, next_lane;
+    nib_handler step, next_step;
+    struct nib_task task;
+    bool gone;    /* the client went while it was with a lane */
+    nib_buf kept; /* the reply made there, sent on the I/O thread */
+    const char *kept_type;
+    bool kept_reply;
 };
 
 typedef struct nib_mail nib_mail;
@@ -62,6 +80,17 @@ struct nib_server {
     pthread_mutex_t mail_lock;
     nib_mail *mail, **mail_end;
     bool mail_told;
+    /* work.c */
+    pthread_mutex_t lane_lock;
+    struct nib_queue {
+        pthread_t thread;
+        pthread_cond_t wake;
+        nib_task *first, **end;
+        int n; /* waiting or at work */
+        bool started;
+    } lanes[NIB_N_LANES];
+    nib_task *over, **over_end; /* done, not yet told */
+    bool over_told, lanes_end;
     /* requests */
     nib_http *live;
     int n_live;
@@ -84,6 +113,14 @@ void nib_mail_deliver(nib_server *s); /* on the I/O thread */
 void nib_box_drop(nib_http *r);       /* r is gone: its generation is cancelled */
 void nib_box_leave(nib_http *r);      /* r hears no more of it */
 void nib_box_pause(nib_box *b, bool pause);
+/* work.c */
+void nib_lanes_init(nib_server *s);
+void nib_task_start(nib_server *s, nib_task *t); /* on the I/O thread; never refused */
+bool nib_lane_full(nib_server *s, nib_lane lane);
+nib_lane nib_lane_now(void);           /* of this thread */
+void nib_lanes_deliver(nib_server *s); /* on the I/O thread */
+void nib_lanes_end(nib_server *s);     /* all is done when it returns */
+void nib_lanes_free(nib_server *s);
 /* guard.c: false when the request was refused, and answered. */
 nib_status nib_guard_init(nib_server *s, nib_error *e);
 bool nib_guard(nib_http *r);

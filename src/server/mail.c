@@ -145,7 +145,9 @@ bool nib_http_generate(nib_http *r, nib_request *q, nib_http_event_fn fn) {
     nib_box *box = nib_calloc(1, sizeof *box);
     nib_status status = NIB_ERR_NOMEM;
     q->client = r->client;
-    if (!box) {
+    if (r->own->gone) {
+        status = nib_fail(&e, NIB_ERR_CANCELLED, "the client has gone");
+    } else if (!box) {
         nib_fail_nomem(&e, sizeof *box, "a request");
     } else if (!sched) {
         status = nib_fail(&e, NIB_ERR_NOMEM, "there is no model");

@@ -170,6 +170,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg) {
 static void on_mail(evutil_socket_t fd, short what, void *arg) {
     (void)fd, (void)what;
     nib_mail_deliver(arg);
+    nib_lanes_deliver(arg);
 }
 
 /* ---- making ---- */
@@ -267,6 +268,7 @@ nib_status nib_server_new(nib_server **out, const nib_server_params *p, nib_erro
     s->stop_pipe[0] = s->stop_pipe[1] = -1;
     s->started = nib_now();
     pthread_mutex_init(&s->mail_lock, NULL);
+    nib_lanes_init(s);
     nib_arena_init(&s->arena, 0);
     if ((status = copy_params(s, p, e)) != NIB_OK || (status = nib_guard_init(s, e)) != NIB_OK)
         goto out;
@@ -330,6 +332,7 @@ void nib_server_free(nib_server *s) {
     if (!s) return;
     atomic_store(&s->quit_loading, true);
     if (s->loader_started) pthread_join(s->loader, NULL);
+    nib_lanes_end(s);
     for (nib_http *r = s->live; r; r = r->own->next) nib_box_leave(r);
     nib_sched_free(atomic_exchange(&s->sched, NULL)); /* its last words are mail */
     nib_mail_deliver(s);
@@ -345,6 +348,7 @@ void nib_server_free(nib_server *s) {
     if (s->stop_pipe[0] >= 0) close(s->stop_pipe[0]);
     if (s->stop_pipe[1] >= 0) close(s->stop_pipe[1]);
     pthread_mutex_destroy(&s->mail_lock);
+    nib_lanes_free(s);
     nib_arena_free(&s->arena);
     nib_free(s);
 }

@@ -2,7 +2,8 @@
  *
  * One I/O thread runs everything in this room: handlers, timers, replies. The scheduler's threads
  * compute; what they have to say is carried over to the I/O thread. So a handler needs no locks,
- * and must not block.
+ * and must not block. What takes long, or touches files, is done in a lane: a thread of its own
+ * that the request is handed to and comes back from (nib_http_next, or a flag of the route).
  *
  * Adding an endpoint: one row of routes.def and one handler, in the file of its API (api_*.c) or of
  * its pages (web_*.c). A handler is called when the whole request is there and has passed the guard
@@ -85,12 +86,29 @@ struct event_base *nib_server_base(nib_server *s); /* for timers of one's own */
 typedef struct nib_http nib_http;
 typedef void (*nib_handler)(nib_http *r);
 
+/* Where something is done. A lane does one thing at a time, in order. */
+typedef enum nib_lane {
+    NIB_LANE_IO,    /* the I/O thread */
+    NIB_LANE_STORE, /* what reads and writes the conversations' file: this lane alone does */
+    NIB_LANE_TEXT,  /* long texts: tokens, templates */
+    NIB_LANE_PAPER, /* PDF */
+    NIB_N_LANES
+} nib_lane;
+/* After the handler that runs now, fn handles r in that lane. A handler in a lane other than the
+ * I/O thread may block; it may read the request, set headers and reply (which is sent when no
+ * further handler follows, or by the one on the I/O thread that follows), but neither stream nor
+ * generate. When the client has gone meanwhile only a handler for the I/O thread still runs: it
+ * must not count on being heard. */
+void nib_http_next(nib_http *r, nib_lane lane, nib_handler fn);
+
 /* How errors look to the client. */
 typedef enum nib_dialect { NIB_OPENAI, NIB_OLLAMA, NIB_ANTHROPIC, NIB_HTML } nib_dialect;
 enum {
     NIB_ROUTE_OPEN = 1,   /* no key is asked for */
     NIB_ROUTE_MODEL = 2,  /* 503 while there is no model */
     NIB_ROUTE_COSTLY = 4, /* counts against the client's rate */
+    NIB_ROUTE_STORE = 8,  /* handled in NIB_LANE_STORE */
+    NIB_ROUTE_TEXT = 16,  /* handled in NIB_LANE_TEXT */
 };
 typedef struct nib_route {
     const char *method, *path; /* a path that ends in '*' stands for all that begin so */

@@ -7,9 +7,13 @@
  *
  * A reply belongs to the server, not to the request that asked for it: it is written into the store
  * piece by piece, before anybody is shown the piece, and any number of streams may watch it. A
- * stream that begins later, or again, is first shown everything there is. */
+ * stream that begins later, or again, is first shown everything there is.
+ *
+ * What needs the store is done in its lane; replies, which are the I/O thread's, are begun, stopped
+ * and watched by a handler that follows there (nib_http_next). */
 #ifndef NIB_SERVER_WEB_H
 #define NIB_SERVER_WEB_H
+#include <assert.h>
 #include "server/internal.h"
 #include "store/store.h"
 
@@ -19,7 +23,9 @@ typedef struct nib_web {
     struct web_reply *replies; /* under way */
 } nib_web;
 
+/* In its lane alone. */
 static inline nib_store *web_store(const nib_http *r) {
+    assert(nib_lane_now() == NIB_LANE_STORE);
     return r->server->web->store;
 }
 
@@ -99,7 +105,8 @@ void web_put_footer(const nib_turn *t, const char *token, nib_buf *b);
 
 /* ---- replies (web_reply.c) ---- */
 
-/* Answers what turns hold with message 'id' (GROWING, empty). Failing becomes the message's error.
+/* All on the I/O thread.
+ * Answers what turns hold with message 'id' (GROWING, empty). Failing becomes the message's error.
  */
 void web_reply_start(nib_http *r, const nib_talk *talk, const nib_turns *turns, int64_t id);
 void web_reply_stop(nib_server *s, int64_t id);

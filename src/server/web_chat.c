@@ -2,6 +2,41 @@
  * of replies. */
 #include "server/web.h"
 
+/* What a form's handler leaves for the I/O thread: the reply 'id' to what turns hold is to be
+ * begun, or ended. */
+typedef struct task {
+    nib_talk talk;
+    nib_turns turns;
+    int64_t id;
+} task;
+
+static void drop_task(nib_http *r) {
+    task *t = r->state;
+    nib_talk_free(&t->talk);
+    nib_turns_free(&t->turns);
+}
+
+/* NULL: the client was told. */
+static task *new_task(nib_http *r) {
+    task *t = nib_arena_calloc(&r->arena, 1, sizeof *t);
+    if (!t) {
+        nib_http_error(r, 503, NULL, NULL, "out of memory");
+        return NULL;
+    }
+    r->state = t;
+    r->on_gone = drop_task;
+    return t;
+}
+
+static void begin_reply(nib_http *r) {
+    const task *t = r->state;
+    web_reply_start(r, &t->talk, &t->turns, t->id);
+}
+
+static void end_reply(nib_http *r) {
+    web_reply_stop(r->server, ((const task *)r->state)->id);
+}
+
 /* A form was answered: the page's messages as they are now, for htmx, else the page anew. */
 static void show_all(nib_http *r, const nib_talk *talk, int64_t at) {
     nib_turns turns = {0};
@@ -26,21 +61,19 @@ static void show_all(nib_http *r, const nib_talk *talk, int64_t at) {
     web_send(r, 200, &b);
 }
 
-/* A new reply to the message 'to'. 0: it could not be, and the client was told. */
-static int64_t answer(nib_http *r, const nib_talk *talk, int64_t to) {
-    nib_turns turns = {0};
+/* A new reply to the message 'to', which begins as soon as the handler is over. false: it could not
+ * be, and the client was told. */
+static bool answer(nib_http *r, task *t, int64_t to) {
     nib_error e;
-    int64_t id = 0;
-    nib_status s = nib_turn_path(web_store(r), talk->id, to, &turns, &e);
+    nib_status s = nib_turn_path(web_store(r), t->talk.id, to, &t->turns, &e);
     if (s == NIB_OK)
-        s = nib_turn_add(web_store(r), talk->id, to, "assistant", "", web_model(r),
-                         NIB_TURN_GROWING, &id, &e);
+        s = nib_turn_add(web_store(r), t->talk.id, to, "assistant", "", web_model(r),
+                         NIB_TURN_GROWING, &t->id, &e);
     if (s == NIB_OK)
-        web_reply_start(r, talk, &turns, id);
+        nib_http_next(r, NIB_LANE_IO, begin_reply);
     else
         web_fail(r, &e);
-    nib_turns_free(&turns);
-    return s == NIB_OK ? id : 0;
+    return s == NIB_OK;
 }
 
 /* The beginning of what was said, as the conversation's name. */
@@ -77,10 +110,7 @@ static bool take_talk(nib_http *r, const char *text, nib_talk *talk, bool *made)
             s = nib_talk_set(web_store(r), talk, &e);
         }
     }
-    if (s != NIB_OK) {
-        nib_talk_free(talk);
-        web_fail(r, &e);
-    }
+    if (s != NIB_OK) web_fail(r, &e);
     return s == NIB_OK;
 }
 
@@ -151,8 +181,7 @@ static void show_new(nib_http *r, const nib_talk *talk, bool first, int64_t said
 }
 
 void nib_post_say(nib_http *r) {
-    int64_t parent, said = 0, reply;
-    nib_talk talk = {0};
+    int64_t parent, said = 0;
     nib_error e;
     bool made;
     if (!web_form_ok(r) || !web_form_id(r, "parent", &parent)) return;
@@ -165,90 +194,87 @@ void nib_post_say(nib_http *r) {
         nib_http_error(r, 400, NULL, "text", "The message is not UTF-8.");
         return;
     }
-    if (!may_follow(r, parent) || !take_talk(r, text, &talk, &made)) return;
-    if (!talk.leaf && !made) name_it(r, &talk, text);
-    if (nib_turn_add(web_store(r), talk.id, parent, "user", text, NULL, NIB_TURN_WHOLE, &said,
+    task *t = new_task(r);
+    if (!t || !may_follow(r, parent) || !take_talk(r, text, &t->talk, &made)) return;
+    if (!t->talk.leaf && !made) name_it(r, &t->talk, text);
+    if (nib_turn_add(web_store(r), t->talk.id, parent, "user", text, NULL, NIB_TURN_WHOLE, &said,
                      &e) != NIB_OK)
         web_fail(r, &e);
-    else if ((reply = answer(r, &talk, said)) != 0)
-        show_new(r, &talk, talk.leaf == 0, said, reply);
-    nib_talk_free(&talk);
+    else if (answer(r, t, said))
+        show_new(r, &t->talk, t->talk.leaf == 0, said, t->id);
 }
 
-/* The message that a form is about. */
-static bool take_message(nib_http *r, nib_turns *one, nib_talk *talk) {
+/* The message that a form is about, and its conversation, which the task owns. */
+static task *take_message(nib_http *r, nib_turns *one) {
     int64_t id;
     nib_error e;
-    if (!web_form_ok(r) || !web_form_id(r, "message", &id)) return false;
+    if (!web_form_ok(r) || !web_form_id(r, "message", &id)) return NULL;
+    task *t = new_task(r);
+    if (!t) return NULL;
     nib_status s = nib_turn_get(web_store(r), id, one, &e);
-    if (s == NIB_OK && (s = nib_talk_get(web_store(r), one->v[0].talk, talk, &e)) != NIB_OK)
+    if (s == NIB_OK && (s = nib_talk_get(web_store(r), one->v[0].talk, &t->talk, &e)) != NIB_OK)
         nib_turns_free(one);
     if (s != NIB_OK) web_fail(r, &e);
-    return s == NIB_OK;
+    return s == NIB_OK ? t : NULL;
 }
 
 void nib_post_again(nib_http *r) {
     nib_turns one = {0};
-    nib_talk talk = {0};
-    if (!take_message(r, &one, &talk)) return;
-    const nib_turn *t = &one.v[0];
-    if (strcmp(t->role, "assistant") != 0 || !t->parent)
+    task *t = take_message(r, &one);
+    if (!t) return;
+    const nib_turn *m = &one.v[0];
+    if (strcmp(m->role, "assistant") != 0 || !m->parent)
         nib_http_error(r, 400, NULL, "message", "Only replies can be made again.");
-    else if (t->state == NIB_TURN_GROWING)
+    else if (m->state == NIB_TURN_GROWING)
         nib_http_error(r, 409, NULL, NULL, "The reply is still being written: stop it first.");
-    else {
-        int64_t reply = answer(r, &talk, t->parent);
-        if (reply) show_all(r, &talk, reply);
-    }
+    else if (answer(r, t, m->parent))
+        show_all(r, &t->talk, t->id);
     nib_turns_free(&one);
-    nib_talk_free(&talk);
 }
 
 void nib_post_edit(nib_http *r) {
     nib_turns one = {0};
-    nib_talk talk = {0};
     nib_error e;
     int64_t said = 0;
-    if (!take_message(r, &one, &talk)) return;
-    const nib_turn *t = &one.v[0];
+    task *t = take_message(r, &one);
+    if (!t) return;
+    const nib_turn *m = &one.v[0];
     const char *text = web_form_text(r, "text");
-    if (strcmp(t->role, "user") != 0)
+    if (strcmp(m->role, "user") != 0)
         nib_http_error(r, 400, NULL, "message", "Only your own messages can be edited.");
     else if (!*text || !nib_utf8_valid(text, strlen(text)))
         nib_http_error(r, 400, NULL, "text", "There is nothing to send.");
-    else if (nib_turn_add(web_store(r), talk.id, t->parent, "user", text, NULL, NIB_TURN_WHOLE,
+    else if (nib_turn_add(web_store(r), t->talk.id, m->parent, "user", text, NULL, NIB_TURN_WHOLE,
                           &said, &e) != NIB_OK)
         web_fail(r, &e);
-    else if (answer(r, &talk, said))
-        show_all(r, &talk, said);
+    else if (answer(r, t, said))
+        show_all(r, &t->talk, said);
     nib_turns_free(&one);
-    nib_talk_free(&talk);
 }
 
 void nib_post_choose(nib_http *r) {
     nib_turns one = {0};
-    nib_talk talk = {0};
     nib_error e;
-    if (!take_message(r, &one, &talk)) return;
+    task *t = take_message(r, &one);
+    if (!t) return;
     if (nib_turn_choose(web_store(r), one.v[0].id, &e) != NIB_OK)
         web_fail(r, &e);
     else
-        show_all(r, &talk, one.v[0].id);
+        show_all(r, &t->talk, one.v[0].id);
     nib_turns_free(&one);
-    nib_talk_free(&talk);
 }
 
 void nib_post_stop(nib_http *r) {
     nib_turns one = {0};
-    nib_talk talk = {0};
-    if (!take_message(r, &one, &talk)) return;
-    web_reply_stop(r->server, one.v[0].id);
+    task *t = take_message(r, &one);
+    if (!t) return;
+    t->id = one.v[0].id;
     if (web_has_htmx(r))
         nib_http_reply(r, 204, NULL, "", 0);
     else
-        web_go(r, talk.id, one.v[0].id);
+        web_go(r, t->talk.id, t->id);
+    nib_http_next(r, NIB_LANE_IO, end_reply);
     nib_turns_free(&one);
-    nib_talk_free(&talk);
 }
 
 /* ---- looking ---- */

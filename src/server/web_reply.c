@@ -3,8 +3,10 @@
  * Text is shown five tokens or a tenth of a second at a time. A script that watches gets each piece
  * as an event (token, thinking) and, at most every 60 ms, the message as HTML, an unnamed event
  * that htmx puts in its place; a browser without scripts gets whole blocks of Markdown as they
- * come. Since the HTML is always that of the whole message, a stream that begins again has missed
- * nothing, and the events of pieces go on where the id of the last one says. */
+ * come. Writing is the store's lane's; one task of a reply is there at a time, and what comes
+ * meanwhile goes with the next. Since the HTML is always that of the whole message, a stream that
+ * begins again has missed nothing, and the events of pieces go on where the id of the last one
+ * says. */
 #include <stdlib.h>
 #include "server/web.h"
 
@@ -30,11 +32,17 @@ typedef struct web_reply {
     struct event *timer;
     nib_turn turn; /* its numbers and texts as they will be kept; owns them */
     nib_buf text, thought;
-    size_t kept_text, kept_thought; /* of them in the store */
-    int64_t n_tokens, done, total;  /* done, total: of the prompt */
-    int n_new;                      /* tokens since the last flush */
-    double first;                   /* when the first token came; 0: not yet */
-    bool behind;                    /* somebody has not seen all as HTML */
+    size_t kept_text, kept_thought; /* of them in the store: what may be shown */
+    nib_task task;                  /* what the store's lane does for it, and with what */
+    char *new_text, *new_thought;
+    size_t n_new_text, n_new_thought;
+    nib_turns final; /* the whole message, as the store has it; empty when it was deleted */
+    nib_error failure;
+    bool writing, due, over;       /* due: another flush; over: the last one */
+    int64_t n_tokens, done, total; /* done, total: of the prompt */
+    int n_new;                     /* tokens since the last flush */
+    double first;                  /* when the first token came; 0: not yet */
+    bool behind;                   /* somebody has not seen all as HTML */
     nib_error error;
     watcher *watchers;
 } web_reply;
@@ -61,13 +69,14 @@ static void put_event(nib_buf *b, const watcher *w, const char *name, const char
     nib_buf_putc(b, '\n');
 }
 
-static void put_piece(nib_buf *b, watcher *w, const char *name, const nib_buf *all, size_t *told) {
+static void put_piece(nib_buf *b, watcher *w, const char *name, const nib_buf *all, size_t kept,
+                      size_t *told) {
     nib_buf data = {0};
-    if (*told >= all->len) return;
+    if (*told >= kept) return;
     nib_buf_puts(&data, "{\"text\":");
-    nib_put_json(&data, all->data + *told, all->len - *told);
+    nib_put_json(&data, all->data + *told, kept - *told);
     nib_buf_puts(&data, "}");
-    *told = all->len;
+    *told = kept;
     put_event(b, w, name, data.data, data.len);
     nib_buf_free(&data);
 }
@@ -114,16 +123,16 @@ static const char *text_of(const nib_buf *b) {
 static void put_html(nib_buf *b, watcher *w, const web_reply *x) {
     nib_buf html = {0};
     char target[40];
-    nib_markdown(text_of(&x->text), x->text.len, &html);
-    if (!x->text.len) nib_buf_puts(&html, "<span class=\"waiting\" aria-hidden=\"true\"></span>");
+    nib_markdown(text_of(&x->text), x->kept_text, &html);
+    if (!x->kept_text) nib_buf_puts(&html, "<span class=\"waiting\" aria-hidden=\"true\"></span>");
     snprintf(target, sizeof target, "#m%lld-live", (long long)x->id);
     web_put_partial(&html, target, "innerHTML");
     put_live(x, &html);
     web_put_partial_end(&html);
-    if (x->thought.len) {
+    if (x->kept_thought) {
         snprintf(target, sizeof target, "#m%lld-thinking", (long long)x->id);
         web_put_partial(&html, target, "innerMorph");
-        web_put_thoughts(x->thought.data, x->thought.len, &html);
+        web_put_thoughts(x->thought.data, x->kept_thought, &html);
         web_put_partial_end(&html);
     }
     if (!html.failed) put_event(b, w, NULL, html.data, html.len);
@@ -155,14 +164,14 @@ size_t web_whole_blocks(const char *text, size_t from, size_t n) {
 static void tell(watcher *w, web_reply *x) {
     nib_buf b = {0};
     if (w->events) {
-        put_piece(&b, w, "thinking", &x->thought, &w->n_thought);
-        put_piece(&b, w, "token", &x->text, &w->n_text);
+        put_piece(&b, w, "thinking", &x->thought, x->kept_thought, &w->n_thought);
+        put_piece(&b, w, "token", &x->text, x->kept_text, &w->n_text);
         put_status(&b, w, x);
         bool due = nib_now() - w->html_at >= HTML_EVERY && nib_http_waiting(w->r) < BEHIND;
         if (due) put_html(&b, w, x);
         x->behind |= !due;
     } else {
-        size_t to = web_whole_blocks(text_of(&x->text), w->n_text, x->text.len);
+        size_t to = web_whole_blocks(text_of(&x->text), w->n_text, x->kept_text);
         if (to > w->n_text) nib_markdown(x->text.data + w->n_text, to - w->n_text, &b);
         w->n_text = to;
     }
@@ -174,43 +183,35 @@ static void tell(watcher *w, web_reply *x) {
 static void put_final(nib_http *r, const nib_turn *t, watcher *w, nib_buf *b) {
     nib_buf html = {0};
     char target[40];
-    nib_turns one = {0};
-    nib_error e;
-    nib_talk talk = {0};
-    if (nib_turn_get(web_store(r), t->id, &one, &e) != NIB_OK) return; /* deleted meanwhile */
-    web_put_partial(&html, (snprintf(target, sizeof target, "#m%lld", (long long)t->id), target),
-                    "innerMorph");
-    web_put_message_inside(&one.v[0], web_token(r), &html);
-    if (one.v[0].state == NIB_TURN_WHOLE && nib_server_sched(r->server) && t->n_generated)
+    snprintf(target, sizeof target, "#m%lld", (long long)t->id);
+    web_put_partial(&html, target, "innerMorph");
+    web_put_message_inside(t, web_token(r), &html);
+    if (t->state == NIB_TURN_WHOLE && nib_server_sched(r->server) && t->n_generated)
         nib_html(&html,
                  "<div class=\"suggestions\" hx-get=\"/ui/suggest/%lld\" hx-trigger=\"load\""
                  " hx-swap=\"outerHTML\"></div>",
                  (long long)t->id);
     web_put_partial_end(&html);
-    if (one.v[0].n_prompt) {
+    if (t->n_prompt) {
         web_put_partial(&html, "#context", "innerHTML");
-        web_put_context(r, one.v[0].n_prompt + one.v[0].n_generated, &html);
+        web_put_context(r, t->n_prompt + t->n_generated, &html);
         web_put_partial_end(&html);
     }
-    if (nib_talk_get(web_store(r), t->talk, &talk, &e) == NIB_OK) {
-        web_put_partial(&html, "#announce", "innerHTML");
-        size_t n = strlen(one.v[0].content),
-               shown = nib_utf8_complete(one.v[0].content, NIB_MIN(n, 2000));
-        nib_buf_puts(&html, "<p>");
-        nib_put_html(&html, one.v[0].content, shown);
-        if (one.v[0].error) nib_html(&html, "%s", one.v[0].error);
-        nib_buf_puts(&html, "</p>");
-        web_put_partial_end(&html);
-        nib_talk_free(&talk);
-    }
+    web_put_partial(&html, "#announce", "innerHTML");
+    size_t shown = nib_utf8_complete(t->content, NIB_MIN(strlen(t->content), 2000));
+    nib_buf_puts(&html, "<p>");
+    nib_put_html(&html, t->content, shown);
+    if (t->error) nib_html(&html, "%s", t->error);
+    nib_buf_puts(&html, "</p>");
+    web_put_partial_end(&html);
     if (!html.failed) put_event(b, w, NULL, html.data, html.len);
     nib_buf_free(&html);
-    nib_turns_free(&one);
 }
 
-static void tell_end(nib_http *r, watcher *w, const nib_turn *t) {
+/* kept: whether the message is in the store; else it was deleted meanwhile. */
+static void tell_end(nib_http *r, watcher *w, const nib_turn *t, bool kept) {
     nib_buf b = {0}, data = {0};
-    put_final(r, t, w, &b);
+    if (kept) put_final(r, t, w, &b);
     if (t->state == NIB_TURN_FAILED) {
         nib_buf_puts(&data, "{\"message\":");
         nib_put_json(&data, t->error ? t->error : "", t->error ? strlen(t->error) : 0);
@@ -248,25 +249,59 @@ static void follow_end(watcher *w, const nib_turn *t) {
 
 /* ---- a reply grows, and ends ---- */
 
-static nib_status keep(web_reply *x, nib_error *e) {
-    const char *text = x->text.len > x->kept_text ? x->text.data + x->kept_text : NULL;
-    const char *thought =
-        x->thought.len > x->kept_thought ? x->thought.data + x->kept_thought : NULL;
-    if (!text && !thought) return NIB_OK;
-    NIB_TRY(nib_turn_grow(x->server->web->store, x->id, text, thought, e));
-    x->kept_text = x->text.len;
-    x->kept_thought = x->thought.len;
-    return NIB_OK;
+static char *copy_from(const nib_buf *b, size_t from, size_t *n) {
+    char *copy = b->len > from ? nib_strndup(b->data + from, b->len - from) : NULL;
+    *n = copy ? b->len - from : 0;
+    return copy;
+}
+
+/* In the store's lane. */
+static void keep(void *arg) {
+    web_reply *x = arg;
+    x->failure.code =
+        nib_turn_grow(x->server->web->store, x->id, x->new_text, x->new_thought, &x->failure);
+}
+
+static void finish(web_reply *x);
+static void flush(web_reply *x);
+
+static void tell_all(web_reply *x) {
+    struct timeval wait = {0, FLUSH_MS * 1000};
+    x->behind = false;
+    for (watcher *w = x->watchers; w; w = w->next) tell(w, x);
+    if (x->behind && !x->over) evtimer_add(x->timer, &wait);
+}
+
+static void kept(void *arg) {
+    web_reply *x = arg;
+    if (x->failure.code != NIB_OK)
+        nib_log(NIB_LOG_WARN, "a reply is not kept: %s", x->failure.message);
+    x->kept_text += x->n_new_text;
+    x->kept_thought += x->n_new_thought;
+    nib_free(x->new_text);
+    nib_free(x->new_thought);
+    x->new_text = x->new_thought = NULL;
+    x->writing = false;
+    tell_all(x);
+    if (x->over)
+        finish(x);
+    else if (x->due)
+        flush(x);
 }
 
 static void flush(web_reply *x) {
-    nib_error e;
+    x->due = x->writing;
+    if (x->writing || x->over) return;
     x->n_new = 0;
-    x->behind = false;
-    if (keep(x, &e) != NIB_OK) nib_log(NIB_LOG_WARN, "a reply is not kept: %s", e.message);
-    for (watcher *w = x->watchers; w; w = w->next) tell(w, x);
-    struct timeval wait = {0, FLUSH_MS * 1000};
-    if (x->behind) evtimer_add(x->timer, &wait);
+    x->new_text = copy_from(&x->text, x->kept_text, &x->n_new_text);
+    x->new_thought = copy_from(&x->thought, x->kept_thought, &x->n_new_thought);
+    if (!x->new_text && !x->new_thought) {
+        tell_all(x);
+        return;
+    }
+    x->writing = true;
+    x->task = (nib_task){.lane = NIB_LANE_STORE, .work = keep, .done = kept, .arg = x};
+    nib_task_start(x->server, &x->task);
 }
 
 static void on_timer(evutil_socket_t fd, short what, void *arg) {
@@ -304,7 +339,7 @@ static void forget(web_reply *x) {
     while (*at != x) at = &(*at)->next;
     *at = x->next;
     if (x->timer) event_free(x->timer);
-    web_stub_free(x->stub);
+    nib_turns_free(&x->final);
     nib_free(x->turn.content);
     nib_free(x->turn.thinking);
     nib_free(x->turn.model);
@@ -316,8 +351,38 @@ static void forget(web_reply *x) {
     nib_free(x);
 }
 
-static void on_end(web_reply *x) {
+/* In the store's lane. */
+static void keep_whole(void *arg) {
+    web_reply *x = arg;
+    nib_store *store = x->server->web->store;
     nib_error e;
+    x->failure.code = nib_turn_finish(store, &x->turn, &x->failure);
+    if (nib_turn_get(store, x->id, &x->final, &e) != NIB_OK) x->final.n = 0;
+}
+
+static void kept_whole(void *arg) {
+    web_reply *x = arg;
+    if (x->failure.code != NIB_OK)
+        nib_log(NIB_LOG_WARN, "a reply is not kept: %s", x->failure.message);
+    const nib_turn *t = x->final.n ? &x->final.v[0] : &x->turn;
+    while (x->watchers) {
+        watcher *w = x->watchers;
+        x->watchers = w->next;
+        w->reply = NULL;
+        if (w->events)
+            tell_end(w->r, w, t, x->final.n != 0);
+        else
+            follow_end(w, t);
+    }
+    forget(x);
+}
+
+static void finish(web_reply *x) {
+    x->task = (nib_task){.lane = NIB_LANE_STORE, .work = keep_whole, .done = kept_whole, .arg = x};
+    nib_task_start(x->server, &x->task);
+}
+
+static void on_end(web_reply *x) {
     nib_turn *t = &x->turn;
     if (!t->content) set(&t->content, text_of(&x->text)); /* no REPLY came */
     if (!t->thinking && x->thought.len) set(&t->thinking, x->thought.data);
@@ -332,20 +397,11 @@ static void on_end(web_reply *x) {
         set(&t->error, stopped ? "Stopped before anything was said." : "The model said nothing.");
         t->state = NIB_TURN_FAILED;
     }
-    if (!t->content || !t->role)
-        nib_log(NIB_LOG_ERROR, "out of memory: a reply ends as it is kept");
-    else if (nib_turn_finish(x->server->web->store, t, &e) != NIB_OK)
-        nib_log(NIB_LOG_WARN, "a reply is not kept: %s", e.message);
-    while (x->watchers) {
-        watcher *w = x->watchers;
-        x->watchers = w->next;
-        w->reply = NULL;
-        if (w->events)
-            tell_end(w->r, w, t);
-        else
-            follow_end(w, t);
-    }
-    forget(x);
+    x->over = true;
+    web_stub_free(x->stub);
+    x->stub = NULL;
+    if (x->timer) evtimer_del(x->timer);
+    if (!x->writing) finish(x);
 }
 
 static void on_event(void *arg, const nib_event *ev) {
@@ -444,7 +500,7 @@ void web_replies_stop(nib_server *s, int64_t talk) {
     }
 }
 
-void web_replies_end(nib_server *s) {
+void web_replies_end(nib_server *s) { /* the lanes have ended: all is done at once */
     while (s->web->replies) {
         s->web->replies->error = (nib_error){.code = NIB_ERR_CANCELLED};
         on_end(s->web->replies);
@@ -477,20 +533,21 @@ static watcher *watch(nib_http *r, web_reply *x) {
     return w;
 }
 
-void web_reply_watch(nib_http *r, int64_t id) {
-    web_reply *x = find(r->server, id);
-    nib_turns one = {0};
-    nib_error e;
-    nib_status s = x ? NIB_OK : nib_turn_get(web_store(r), id, &one, &e);
-    if (s != NIB_OK) {
-        web_fail(r, &e);
-        return;
-    }
+/* A message that nobody writes any more, for whoever watches it. */
+typedef struct looked_up {
+    int64_t id;
+    nib_turns one;
+} looked_up;
+
+static void drop_looked_up(nib_http *r) {
+    nib_turns_free(&((looked_up *)r->state)->one);
+}
+
+static watcher *begin_events(nib_http *r, web_reply *x) {
     watcher *w = watch(r, x);
     if (!w) {
-        nib_turns_free(&one);
         nib_http_error(r, 503, NULL, NULL, "out of memory");
-        return;
+        return NULL;
     }
     w->events = true;
     const char *last = nib_http_header(r, "Last-Event-ID");
@@ -501,14 +558,48 @@ void web_reply_watch(nib_http *r, int64_t id) {
         w->n_text = *end == '.' ? strtoul(end + 1, NULL, 10) : 0;
     }
     nib_http_stream(r, 200, "text/event-stream; charset=utf-8");
-    if (x) {
-        /* not in the middle of a character, whatever was asked for */
-        if (w->n_text > x->text.len || w->n_thought > x->thought.len) w->n_text = w->n_thought = 0;
-        tell(w, x);
-    } else {
-        tell_end(r, w, &one.v[0]);
-    }
+    return w;
+}
+
+static bool watch_growing(nib_http *r, int64_t id) {
+    web_reply *x = find(r->server, id);
+    watcher *w = x ? begin_events(r, x) : NULL;
+    if (!w) return x != NULL;
+    /* not in the middle of a character, whatever was asked for */
+    if (w->n_text > x->kept_text || w->n_thought > x->kept_thought) w->n_text = w->n_thought = 0;
+    tell(w, x);
+    return true;
+}
+
+static void watch_whole(nib_http *r) {
+    looked_up *m = r->state;
+    nib_turns one = m->one;
+    m->one = (nib_turns){0};
+    watcher *w = watch_growing(r, m->id) ? NULL : begin_events(r, NULL);
+    if (w) tell_end(r, w, &one.v[0], true);
     nib_turns_free(&one);
+}
+
+static void look_up(nib_http *r) {
+    looked_up *m = r->state;
+    nib_error e;
+    if (nib_turn_get(web_store(r), m->id, &m->one, &e) == NIB_OK)
+        nib_http_next(r, NIB_LANE_IO, watch_whole);
+    else
+        web_fail(r, &e);
+}
+
+void web_reply_watch(nib_http *r, int64_t id) {
+    if (watch_growing(r, id)) return;
+    looked_up *m = nib_arena_calloc(&r->arena, 1, sizeof *m);
+    if (!m) {
+        nib_http_error(r, 503, NULL, NULL, "out of memory");
+        return;
+    }
+    m->id = id;
+    r->state = m;
+    r->on_gone = drop_looked_up;
+    nib_http_next(r, NIB_LANE_STORE, look_up);
 }
 
 bool web_reply_follow(nib_http *r, const nib_turn *t, nib_buf *before, nib_buf *after) {

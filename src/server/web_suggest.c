@@ -10,6 +10,7 @@ static const char ask[] =
 
 typedef struct state {
     int64_t talk, parent;
+    nib_request *q; /* until it is submitted */
     nib_buf html;
     bool sent;
 } state;
@@ -64,6 +65,7 @@ static void on_event(nib_http *r, const nib_event *ev) {
 
 static void on_gone(nib_http *r) {
     state *st = r->state;
+    nib_request_free(st->q);
     nib_buf_free(&st->html);
     nib_free(st);
 }
@@ -86,6 +88,13 @@ static nib_status make_request(nib_http *r, const nib_turns *turns, const nib_ta
         !(q->p.system = nib_arena_strndup(&q->arena, talk->system, strlen(talk->system))))
         return nib_fail_nomem(e, 1, "a request");
     return NIB_OK;
+}
+
+static void generate(nib_http *r) {
+    state *st = r->state;
+    nib_request *q = st->q;
+    st->q = NULL;
+    nib_http_generate(r, q, on_event);
 }
 
 void nib_get_suggest(nib_http *r) {
@@ -112,10 +121,10 @@ void nib_get_suggest(nib_http *r) {
         web_fail(r, &e);
         goto out;
     }
-    *st = (state){.talk = talk.id, .parent = id};
+    *st = (state){.talk = talk.id, .parent = id, .q = q};
     r->state = st;
     r->on_gone = on_gone;
-    nib_http_generate(r, q, on_event);
+    nib_http_next(r, NIB_LANE_IO, generate);
 out:
     nib_turns_free(&one);
     nib_turns_free(&turns);

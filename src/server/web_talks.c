@@ -3,12 +3,8 @@
 
 /* ---- pages ---- */
 
-void nib_get_root(nib_http *r) {
+static void show_root(nib_http *r) {
     static const nib_turns none = {0};
-    if (!nib_http_wants_html(r)) { /* what clients of Ollama look for */
-        nib_http_reply(r, 200, "text/plain; charset=utf-8", "Ollama is running", 17);
-        return;
-    }
     nib_buf b = {0};
     web_page p = {.turns = &none, .words = nib_http_query(r, "q"), .token = web_token(r)};
     web_put_page_begin(r, &p, &b);
@@ -16,21 +12,64 @@ void nib_get_root(nib_http *r) {
     web_send(r, 200, &b);
 }
 
+void nib_get_root(nib_http *r) {
+    if (nib_http_wants_html(r))
+        nib_http_next(r, NIB_LANE_STORE, show_root);
+    else /* what clients of Ollama look for */
+        nib_http_reply(r, 200, "text/plain; charset=utf-8", "Ollama is running", 17);
+}
+
+/* A page that grows with its last message: what is before that and after. */
+typedef struct growing {
+    nib_turns turns;
+    nib_buf before, after;
+} growing;
+
+static void drop_growing(nib_http *r) {
+    growing *g = r->state;
+    nib_turns_free(&g->turns);
+    nib_buf_free(&g->before);
+    nib_buf_free(&g->after);
+}
+
+static void follow(nib_http *r) {
+    growing *g = r->state;
+    const nib_turn *last = &g->turns.v[g->turns.n - 1];
+    growing own = *g;
+    *g = (growing){.turns = own.turns}; /* goes when r does, or when a watcher takes r's state */
+    if (web_reply_follow(r, last, &own.before, &own.after)) {
+        nib_turns_free(&own.turns);
+        return;
+    }
+    web_put_message(last, web_token(r), true, &own.before);
+    nib_buf_put(&own.before, own.after.data ? own.after.data : "", own.after.len);
+    nib_buf_free(&own.after);
+    web_send(r, 200, &own.before);
+}
+
 /* The last message may be growing: a script watches it, or the page itself grows. */
-static void show(nib_http *r, web_page *p) {
+static void show(nib_http *r, web_page *p, nib_turns *turns) {
     nib_buf b = {0}, end = {0};
     size_t n = p->turns->n;
     const nib_turn *last = n ? &p->turns->v[n - 1] : NULL;
-    bool follow = last && last->state == NIB_TURN_GROWING && !web_has_scripts(r) &&
-                  strcmp(r->method, "GET") == 0;
+    bool grows = last && last->state == NIB_TURN_GROWING && !web_has_scripts(r) &&
+                 strcmp(r->method, "GET") == 0;
     web_put_page_begin(r, p, &b);
-    nib_turns shown = {p->turns->v, follow ? n - 1 : n, 0};
+    nib_turns shown = {p->turns->v, grows ? n - 1 : n, 0};
     web_page part = *p;
     part.turns = &shown;
     web_put_messages(&part, &b);
     web_put_page_end(r, p, &end);
-    if (follow && !end.failed && web_reply_follow(r, last, &b, &end)) return;
-    if (follow) web_put_message(last, p->token, true, &b);
+    growing *g = grows ? nib_arena_calloc(&r->arena, 1, sizeof *g) : NULL;
+    if (g) {
+        *g = (growing){*turns, b, end};
+        *turns = (nib_turns){0};
+        r->state = g;
+        r->on_gone = drop_growing;
+        nib_http_next(r, NIB_LANE_IO, follow);
+        return;
+    }
+    if (grows) web_put_message(last, p->token, true, &b);
     nib_buf_put(&b, end.data ? end.data : "", end.len);
     nib_buf_free(&end);
     web_send(r, 200, &b);
@@ -52,7 +91,7 @@ void nib_get_talk(nib_http *r) {
     const char *which = nib_http_query(r, "edit");
     if (which && nib_parse_int("edit", which, 0, 9e15, &edit, &e) != NIB_OK) edit = 0;
     web_page p = {&talk, &turns, edit, nib_http_query(r, "q"), web_token(r)};
-    show(r, &p);
+    show(r, &p, &turns);
     nib_talk_free(&talk);
     nib_turns_free(&turns);
 }
@@ -120,16 +159,26 @@ void nib_post_rename(nib_http *r) {
     nib_talk_free(&talk);
 }
 
+static void stop_replies(nib_http *r) {
+    web_replies_stop(r->server, *(int64_t *)r->state);
+}
+
 void nib_post_delete(nib_http *r) {
     nib_talk talk = {0};
     nib_error e;
     int64_t current;
     if (!take(r, &talk, &current)) return;
-    web_replies_stop(r->server, talk.id);
-    if (nib_talk_delete(web_store(r), talk.id, &e) != NIB_OK)
-        web_fail(r, &e);
-    else
+    int64_t *deleted = nib_arena_alloc(&r->arena, sizeof *deleted);
+    nib_status s = deleted ? nib_talk_delete(web_store(r), talk.id, &e)
+                           : nib_fail_nomem(&e, sizeof *deleted, "a number");
+    if (s == NIB_OK) {
+        *deleted = talk.id;
+        r->state = deleted;
         web_go(r, current == talk.id ? 0 : current, 0);
+        nib_http_next(r, NIB_LANE_IO, stop_replies);
+    } else {
+        web_fail(r, &e);
+    }
     nib_talk_free(&talk);
 }
 
@@ -207,53 +256,74 @@ void nib_post_login(nib_http *r) {
 
 /* ---- writing out ---- */
 
-static void send_export(nib_http *r, const nib_talk *talk, const nib_messages *m, const char *as) {
-    static const struct {
-        const char *as, *type;
-        nib_status (*make)(const nib_transcript *, nib_buf *, nib_error *);
-    } forms[] = {
-        {"md", "text/markdown; charset=utf-8", nib_transcript_markdown},
-        {"json", "application/json", nib_transcript_json},
-        {"pdf", "application/pdf", nib_transcript_pdf},
-    };
-    nib_transcript t = {talk->title, talk->model, talk->system, talk->updated, m};
+typedef struct export {
+    nib_talk talk;
+    nib_messages messages;
+    const struct form *form;
+}
+export;
+static const struct form {
+    const char *as, *type;
+    nib_lane lane;
+    nib_status (*make)(const nib_transcript *, nib_buf *, nib_error *);
+} forms[] = {
+    {"md", "text/markdown; charset=utf-8", NIB_LANE_TEXT, nib_transcript_markdown},
+    {"json", "application/json", NIB_LANE_TEXT, nib_transcript_json},
+    {"pdf", "application/pdf", NIB_LANE_PAPER, nib_transcript_pdf},
+};
+
+static void drop_export(nib_http *r) {
+    export *x = r->state;
+    nib_messages_free(&x->messages);
+    nib_talk_free(&x->talk);
+}
+
+static void send_export(nib_http *r) {
+    const export *x = r->state;
+    nib_transcript t = {x->talk.title, x->talk.model, x->talk.system, x->talk.updated,
+                        &x->messages};
+    nib_buf b = {0};
+    nib_error e;
+    char name[80];
     if (!t.model) t.model = nib_server_model_name(r->server);
-    for (size_t i = 0; i < NIB_ARRAY_LEN(forms); i++) {
-        if (strcmp(as, forms[i].as) != 0) continue;
-        nib_buf b = {0};
-        nib_error e;
-        char name[80];
-        if (forms[i].make(&t, &b, &e) == NIB_OK) {
-            snprintf(name, sizeof name, "attachment; filename=\"conversation-%lld.%s\"",
-                     (long long)talk->id, as);
-            nib_http_set(r, "Content-Disposition", name);
-            nib_http_set(r, "Cache-Control", "no-store");
-            nib_http_reply(r, 200, forms[i].type, b.data, b.len);
-        } else {
-            web_fail(r, &e);
-        }
-        nib_buf_free(&b);
-        return;
+    if (x->form->make(&t, &b, &e) == NIB_OK) {
+        snprintf(name, sizeof name, "attachment; filename=\"conversation-%lld.%s\"",
+                 (long long)x->talk.id, x->form->as);
+        nib_http_set(r, "Content-Disposition", name);
+        nib_http_set(r, "Cache-Control", "no-store");
+        nib_http_reply(r, 200, x->form->type, b.data, b.len);
+    } else {
+        web_fail(r, &e);
     }
-    nib_http_error(r, 400, NULL, "as", "A conversation can be written as md, json or pdf.");
+    nib_buf_free(&b);
 }
 
 void nib_get_export(nib_http *r) {
     int64_t id;
     nib_error e;
-    nib_talk talk = {0};
     nib_turns turns = {0};
-    nib_messages m = {0};
+    const struct form *form = NULL;
     if (!web_path_id(r, &id)) return;
     const char *as = nib_http_query(r, "as");
-    nib_status s = nib_talk_get(web_store(r), id, &talk, &e);
+    for (size_t i = 0; i < NIB_ARRAY_LEN(forms); i++)
+        if (strcmp(as ? as : "md", forms[i].as) == 0) form = &forms[i];
+    if (!form) {
+        nib_http_error(r, 400, NULL, "as", "A conversation can be written as md, json or pdf.");
+        return;
+    }
+    export *x = nib_arena_calloc(&r->arena, 1, sizeof *x);
+    nib_status s = x ? NIB_OK : nib_fail_nomem(&e, sizeof *x, "an export");
+    if (x) {
+        x->form = form;
+        r->state = x;
+        r->on_gone = drop_export;
+    }
+    if (s == NIB_OK) s = nib_talk_get(web_store(r), id, &x->talk, &e);
     if (s == NIB_OK) s = nib_turn_path(web_store(r), id, 0, &turns, &e);
-    if (s == NIB_OK) s = nib_turns_messages(&turns, &m, &e);
+    if (s == NIB_OK) s = nib_turns_messages(&turns, &x->messages, &e);
     if (s == NIB_OK)
-        send_export(r, &talk, &m, as ? as : "md");
+        nib_http_next(r, form->lane, send_export);
     else
         web_fail(r, &e);
-    nib_messages_free(&m);
     nib_turns_free(&turns);
-    nib_talk_free(&talk);
 }

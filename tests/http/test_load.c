@@ -1,6 +1,7 @@
 /* 200 streams at a time, each of which must say what its prompt alone would have said; memory is
  * the same after many rounds; nothing stays behind. */
 #include "httpclient.h"
+#include "store/store.h"
 #include "tinymodel.h"
 #include <poll.h>
 #include <stdlib.h>
@@ -112,10 +113,93 @@ static void idle_connections(void **state) {
     test_serve_stop(s);
 }
 
+/* ---- lanes ---- */
+
+static const char *write_conversation(void) {
+    static char path[4096];
+    nib_store *store;
+    nib_messages m = {0};
+    int64_t id;
+    snprintf(path, sizeof path, "%s/lanes.db", test_tmp());
+    test_ok(nib_messages_add(&m, "user", "Tell me of the garden", NULL, &e), &e);
+    test_ok(nib_messages_add(&m, "assistant", "There *was* one.", NULL, &e), &e);
+    test_ok(nib_store_open(&store, path, &e), &e);
+    test_ok(nib_talk_new(store, "A garden", &id, &e), &e);
+    test_ok(nib_turn_sync(store, id, &m, "model", &e), &e);
+    nib_store_close(store);
+    nib_messages_free(&m);
+    return path;
+}
+
+/* What takes long is done elsewhere: who asks for it may leave, too many are told so, and the rest
+ * are answered as ever. */
+static void slow_work_in_lanes(void **state) {
+    (void)state;
+    enum { MANY = 300, LEAVE = 40 };
+    static const char *const paths[] = {"/ui/export/1?as=pdf", "/ui/export/1?as=md", "/c/1",
+                                        "/ui/talks?q=garden", "/"};
+    nib_server_params p = test_serve_params(
+        test_tiny_model("lanes.gguf", &(test_tiny){.chat_template = test_chatml}));
+    p.store = write_conversation();
+    test_server *s = test_serve(&p);
+    nib_buf text = {0};
+    char head[256];
+    int fds[MANY], n_good = 0;
+    nib_buf_puts(&text, "{\"content\":\"");
+    while (text.len < 300000) nib_buf_puts(&text, "word ");
+    nib_buf_puts(&text, "\"}");
+    for (int i = 0; i < LEAVE; i++) {
+        int fd = test_connect(s->port);
+        const char *path = i % 6 < 5 ? paths[i % 6] : "/tokenize";
+        const nib_buf *body = i % 6 < 5 ? NULL : &text;
+        test_send(fd, head,
+                  (size_t)snprintf(head, sizeof head,
+                                   "%s %s HTTP/1.1\r\nHost: localhost\r\nAccept: text/html\r\n"
+                                   "Content-Length: %zu\r\n\r\n",
+                                   body ? "POST" : "GET", path, body ? body->len : 0));
+        if (body) test_send(fd, body->data, body->len);
+        if (i % 3) assert_int_equal(test_get(s->port, "/health")->status, 200);
+        close(fd);
+    }
+    for (int i = 0; i < MANY; i++) {
+        fds[i] = test_connect(s->port);
+        test_send(fds[i], head,
+                  (size_t)snprintf(head, sizeof head,
+                                   "GET %s HTTP/1.1\r\nHost: localhost\r\nAccept: text/html\r\n"
+                                   "\r\n",
+                                   paths[i < MANY - 20 ? 0 : i % 5]));
+    }
+    for (int i = 0; i < MANY; i++) {
+        test_reply r = {0};
+        test_receive(fds[i], &r);
+        close(fds[i]);
+        if (r.status != 200 && r.status != 429 && r.status != 400)
+            fail_msg("request %d: %d %s", i, r.status, r.body.data);
+        n_good += r.status == 200;
+        test_reply_free(&r);
+    }
+    assert_true(n_good >= 15);
+    /* a long body is read in a lane, too */
+    nib_buf_clear(&text);
+    nib_buf_puts(&text, "{\"messages\":[{\"role\":\"user\",\"content\":\"");
+    while (text.len < 300000) nib_buf_puts(&text, "word ");
+    nib_buf_puts(&text, "\"}]}");
+    test_reply *r = test_post(s->port, "/v1/chat/completions", text.data);
+    assert_int_equal(r->status, 400);
+    assert_string_equal(test_json_text(r, "error.code"), "context_length_exceeded");
+    r = test_post(s->port, "/api/chat", text.data);
+    assert_int_equal(r->status, 400);
+    r = test_post(s->port, "/v1/messages/count_tokens", text.data);
+    assert_int_equal(r->status, 400);
+    nib_buf_free(&text);
+    test_serve_stop(s);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(two_hundred_streams),
         cmocka_unit_test(idle_connections),
+        cmocka_unit_test(slow_work_in_lanes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
