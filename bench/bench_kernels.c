@@ -187,7 +187,7 @@ int main(int argc, char **argv) {
             p = *end ? end + 1 : end;
             run o = {.matmul = fast ? k->matmul_fast : k->matmul,
                      .w = w,
-                     .n_mats = n_tok >= 16 ? 1 : n_mats};
+                     .n_mats = n_tok > 32 ? 1 : n_mats};
             size_t act = nib_act_bytes(n_tok, cols), out = (size_t)(n_tok * n) * 4;
             size_t in = (size_t)(n_tok * cols) * 4;
             void *mem = take(act);

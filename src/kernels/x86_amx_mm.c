@@ -144,7 +144,7 @@ static void many(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, flo
 }
 
 /* Tokens from which on tiles are faster. */
-enum { ENOUGH = 48, ENOUGH_K = 14 };
+enum { ENOUGH = 48, ENOUGH_K = 25 };
 
 static void matmul(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                    int64_t ldy, void *scratch) {

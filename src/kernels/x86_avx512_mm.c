@@ -16,7 +16,7 @@ void nib_avx512_matmul(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p
     if (!nib_mm_format(w->dtype))
         matmul_f32(w, a, p0, p1, y, ldy, scratch);
     else if (a->n_tok <= AVX512_FEW)
-        nib_mm_walk(w, a, p0, p1, y, ldy, scratch, AVX512_FEW, nib_avx512_turn(w->dtype, a->n_tok));
+        nib_avx512_mm_few(w, a, p0, p1, y, ldy, scratch);
     else if (nib_mat_act(w->dtype) == NIB_ACT_Q8K)
         nib_avx512_mm_many_k(w, a, p0, p1, y, ldy, scratch);
     else

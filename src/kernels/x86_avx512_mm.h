@@ -13,8 +13,9 @@
 void nib_avx512_matmul(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                        int64_t ldy, void *scratch);
 /* Up to so many tokens the panels are read where they are. */
-enum { AVX512_FEW = 8 };
-void (*nib_avx512_turn(nib_dtype t, int64_t n_tok))(const mm_turn *o);
+enum { AVX512_FEW = 32 };
+void nib_avx512_mm_few(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
+                       int64_t ldy, void *scratch);
 void nib_avx512_mm_many(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                         int64_t ldy, void *scratch);
 void nib_avx512_mm_many_k(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
@@ -141,6 +142,14 @@ INLINE int excess(nib_dtype t) {
     case NIB_MXFP4: return 128;
     default: return 0;
     }
+}
+
+INLINE int excess_bits(nib_dtype t) {
+    return excess(t) == 128  ? 7
+           : excess(t) == 32 ? 5
+           : excess(t) == 16 ? 4
+           : excess(t) == 8  ? 3
+                             : 2;
 }
 
 /* 32 columns of 16 rows: operand j holds columns 4j..4j+3 of each row, as unsigned codes (tables:

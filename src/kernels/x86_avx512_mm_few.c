@@ -1,140 +1,245 @@
 /* Products with few tokens, straight from the packed panels: every weight byte is loaded once,
- * unpacked in registers and multiplied with each token. */
+ * unpacked in registers and multiplied with each token. Reading memory is all that should take
+ * time.
+ *
+ * One thread reads as fast as it can when several streams are open and none rests for long: four
+ * panels are walked side by side, 32 columns of each in turn (a kilobyte or two of each in turn:
+ * a quarter less). Left to themselves, loads wait for memory while nothing is multiplied, for the
+ * processor looks ahead too little; so a line is asked for AHEAD bytes before it is wanted, and at
+ * the end of a panel in the one that its stream comes to next. Panels are multiplied in pairs,
+ * which share the loads of activations. */
 #include "kernels/x86_avx512_mm.h"
 
-INLINE int excess_bits(nib_dtype t) {
-    return excess(t) == 128  ? 7
-           : excess(t) == 32 ? 5
-           : excess(t) == 16 ? 4
-           : excess(t) == 8  ? 3
-                             : 2;
-}
+enum { WIDE = 4, AHEAD = 2048 };
 
-/* Left to themselves, loads wait for memory while nothing is multiplied: the processor looks ahead
- * too little, and its own prefetchers do not cross from one panel's turn to the next. */
-enum { AHEAD = 2048 };
+/* Loops over tokens stay loops. */
+#if defined(__clang__)
+#define ROLLED _Pragma("clang loop unroll(disable)")
+#else
+#define ROLLED _Pragma("GCC unroll 1")
+#endif
+
+typedef struct job {
+    const uint8_t *panel; /* the first */
+    size_t stride;        /* to the next */
+    ptrdiff_t next;       /* from a panel to the one its stream comes to after it; 0: none */
+    const nib_act *a;
+    int64_t n_groups;
+    float *y;
+    int64_t ldy;
+    __mmask16 last; /* rows of the last panel */
+} job;
+
 INLINE void fetch(const uint8_t *p, size_t n) {
     UNROLL
     for (size_t i = 0; i < n; i += 64) _mm_prefetch((const char *)p + i, _MM_HINT_T0);
 }
 
+INLINE void put(int nr, int nt, const job *o, const __m512 acc[AVX512_FEW][WIDE]) {
+    ROLLED
+    for (int i = 0; i < nt; i++) {
+        UNROLL
+        for (int r = 0; r < nr; r++)
+            _mm512_mask_storeu_ps(o->y + i * o->ldy + r * NIB_PANEL, r == nr - 1 ? o->last : 0xffff,
+                                  acc[i][r]);
+    }
+}
+
 /* ---- blocks of 32 ---- */
 
-INLINE void take_turn(nib_dtype t, int nt, const mm_turn *r) {
-    const nib_act *a = r->a;
-    __m512 acc[AVX512_FEW];
-    UNROLL
-    for (int i = 0; i < nt; i++) acc[i] = _mm512_load_ps(r->acc + i * NIB_PANEL);
-    const uint8_t *p = r->codes, *s = r->scales;
-    int64_t at = r->g0 * a->n_tok + r->t0;
-    for (int64_t g = r->g0; g < r->g1; g++, at += a->n_tok) {
-        const int8_t *q = a->q + at * 32;
-        __m512i w[8];
-        fetch(p + AHEAD, code_bytes_of(t));
-        codes(t, p, w);
-        scales sc = block_scales(t, s);
+/* nr panels, 'of' at once, x nt tokens, all there are. With one token everything stays in
+ * registers. */
+INLINE void walk(nib_dtype t, int nr, int of, int nt, const job *o) {
+    const nib_act *a = o->a;
+    const size_t line = code_bytes_of(t), side = scale_bytes_of(t);
+    const int64_t n = o->n_groups, soon = NIB_MIN(AHEAD / (int64_t)line, n);
+    const uint8_t *p = o->panel, *s = p + (size_t)n * line;
+    ptrdiff_t ahead = soon * (ptrdiff_t)line, ahead_s = soon * (ptrdiff_t)side;
+    __m512 acc[AVX512_FEW][WIDE];
+    ROLLED
+    for (int i = 0; i < nt; i++) {
         UNROLL
-        for (int i = 0; i < nt; i++, q += 32) {
-            __m512i sum = _mm512_setzero_si512();
-            if (excess(t)) sum = _mm512_set1_epi32(a->bias[at + i] >> (7 - excess_bits(t)));
-            UNROLL
-            for (int j = 0; j < 8; j++) sum = dpbusd(sum, w[j], bcast32(q + 4 * j));
-            if (has_min(t)) acc[i] = _mm512_fmadd_ps(sc.m, _mm512_set1_ps(a->ds[at + i]), acc[i]);
-            acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum),
-                                     _mm512_mul_ps(sc.s, _mm512_set1_ps(a->d[at + i])), acc[i]);
-        }
-        p += code_bytes_of(t);
-        s += scale_bytes_of(t);
+        for (int r = 0; r < nr; r++) acc[i][r] = _mm512_setzero_ps();
     }
-    UNROLL
-    for (int i = 0; i < nt; i++) _mm512_store_ps(r->acc + i * NIB_PANEL, acc[i]);
+    int64_t at = 0;
+    for (int64_t g = 0, end = n - soon; g < n;) {
+        for (; g < end; g++, p += line, s += side, at += nt) {
+            UNROLL
+            for (int r0 = 0; r0 < nr; r0 += of) {
+                __m512i w[2][8];
+                scales sc[2];
+                UNROLL
+                for (int r = 0; r < of; r++) {
+                    size_t from = (size_t)(r0 + r) * o->stride;
+                    fetch(p + from + ahead, line);
+                    fetch(s + from + ahead_s, side);
+                    codes(t, p + from, w[r]);
+                    sc[r] = block_scales(t, s + from);
+                }
+                ROLLED
+                for (int i = 0; i < nt; i++) {
+                    const int8_t *q = a->q + (at + i) * 32;
+                    __m512i sum[2], x;
+                    x = excess(t) ? _mm512_set1_epi32(a->bias[at + i] >> (7 - excess_bits(t)))
+                                  : _mm512_setzero_si512();
+                    sum[0] = sum[1] = x;
+                    UNROLL
+                    for (int j = 0; j < 8; j++) {
+                        x = bcast32(q + 4 * j);
+                        UNROLL
+                        for (int r = 0; r < of; r++) sum[r] = dpbusd(sum[r], w[r][j], x);
+                    }
+                    __m512 d = _mm512_set1_ps(a->d[at + i]), ds = d;
+                    if (has_min(t)) ds = _mm512_set1_ps(a->ds[at + i]);
+                    UNROLL
+                    for (int r = 0; r < of; r++) {
+                        __m512 v = acc[i][r0 + r];
+                        if (has_min(t)) v = _mm512_fmadd_ps(sc[r].m, ds, v);
+                        acc[i][r0 + r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r]),
+                                                         _mm512_mul_ps(sc[r].s, d), v);
+                    }
+                }
+            }
+        }
+        end = n;
+        ahead = o->next ? o->next - (n - soon) * (ptrdiff_t)line : 0;
+        ahead_s = o->next ? o->next - (n - soon) * (ptrdiff_t)side : 0;
+    }
+    put(nr, nt, o, acc);
 }
 
 /* ---- blocks of 256 ---- */
 
-INLINE void take_turn_k(nib_dtype t, int nt, const mm_turn *r) {
-    const nib_act *a = r->a;
-    int64_t n_tok = a->n_tok;
-    const int parts = has_16(t) ? 2 : 1, n_side = 4 * parts, lines = 8 / parts;
-    const uint8_t *p = r->codes, *s = r->scales;
-    for (int64_t g = r->g0; g < r->g1; g += 8, s += scale_bytes_of(t)) {
-        const int8_t *q = a->kq + (g / 2 * n_tok + r->t0) * 64;
-        int64_t at = g / 8 * n_tok + r->t0;
-        super plain;
-        __m512i isum[AVX512_FEW], side[AVX512_FEW];
-        fetch(s + scale_bytes_of(t), scale_bytes_of(t));
-        super_scales(t, s, &plain);
-        UNROLL
-        for (int i = 0; i < nt; i++) side[i] = _mm512_setzero_si512();
-        const int8_t(*from)[NIB_PANEL] = has_min(t) ? plain.min : plain.sc;
-        UNROLL
-        for (int j = 0; j < n_side; j++) {
-            __m512i x = pairs(from + 2 * j);
-            UNROLL
-            for (int i = 0; i < nt; i++)
-                side[i] =
-                    dpwssd(side[i], x,
-                           bcast32((has_16(t) ? a->ks16 + (at + i) * 16 : a->ks32 + (at + i) * 8) +
-                                   2 * j));
-        }
-        UNROLL
-        for (int i = 0; i < nt; i++)
-            isum[i] = has_min(t)
-                          ? _mm512_setzero_si512()
-                          : _mm512_sub_epi32(_mm512_setzero_si512(),
-                                             _mm512_slli_epi32(side[i], (unsigned)excess_bits(t)));
-        for (int j = 0; j < 8; j++, p += code_bytes_of(t)) {
-            __m512i w[8];
-            fetch(p + AHEAD, code_bytes_of(t));
-            codes(t, p, w);
-            UNROLL
-            for (int h = 0; h < parts; h++) {
-                __m512i sc = s8x16(plain.sc[parts * j + h]);
-                UNROLL
-                for (int i = 0; i < nt; i++) {
-                    __m512i sum = _mm512_setzero_si512();
-                    UNROLL
-                    for (int l = 0; l < lines; l++)
-                        sum = dpbusd(sum, w[lines * h + l],
-                                     bcast32(q + 64 * i + 4 * (lines * h + l)));
-                    isum[i] = _mm512_add_epi32(isum[i], _mm512_mullo_epi32(sum, sc));
-                }
-            }
-            q += j % 2 ? n_tok * 64 - 32 : 32;
-        }
-        __m512 d = super_s(t, s);
-        UNROLL
-        for (int i = 0; i < nt; i++) {
-            float *acc = r->acc + i * NIB_PANEL;
-            __m512 v = _mm512_mul_ps(_mm512_cvtepi32_ps(isum[i]), d);
-            if (has_min(t)) v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(side[i]), super_m(s), v);
-            v = _mm512_fmadd_ps(v, _mm512_set1_ps(a->kd[at + i]), _mm512_load_ps(acc));
-            _mm512_store_ps(acc, v);
-        }
-    }
+/* Minima times the sums of what they stand for. */
+INLINE __m512i min_sums(nib_dtype t, const super *plain, const nib_act *a, int64_t at) {
+    const int16_t *sums = has_16(t) ? a->ks16 + at * 16 : a->ks32 + at * 8;
+    const int n = has_16(t) ? 8 : 4;
+    __m512i sum = _mm512_setzero_si512();
+    UNROLL
+    for (int j = 0; j < n; j++) sum = dpwssd(sum, pairs(plain->min + 2 * j), bcast32(sums + 2 * j));
+    return sum;
 }
 
-/* One function a format and number of tokens. */
-#define TURN(T, N, OF)                                                                             \
-    static void turn_##N##_##T(const mm_turn *r) {                                                 \
-        OF(NIB_##T, N, r);                                                                         \
+INLINE void walk_k(nib_dtype t, int nr, int of, int nt, const job *o) {
+    const nib_act *a = o->a;
+    const size_t line = code_bytes_of(t), side = scale_bytes_of(t);
+    const int parts = has_16(t) ? 2 : 1, lines = 8 / parts;
+    const int64_t n = o->n_groups / 8;
+    const uint8_t *p = o->panel, *s = p + (size_t)o->n_groups * line;
+    __m512 acc[AVX512_FEW][WIDE];
+    ROLLED
+    for (int i = 0; i < nt; i++) {
+        UNROLL
+        for (int r = 0; r < nr; r++) acc[i][r] = _mm512_setzero_ps();
     }
-#define TURNS(T, OF)                                                                               \
-    TURN(T, 1, OF)                                                                                 \
-    TURN(T, 2, OF)                                                                                 \
-    TURN(T, 3, OF)                                                                                 \
-    TURN(T, 4, OF) TURN(T, 5, OF) TURN(T, 6, OF) TURN(T, 7, OF) TURN(T, 8, OF)
-#define NIB_P16(T, ...)  TURNS(T, take_turn)
-#define NIB_P16K(T, ...) TURNS(T, take_turn_k)
+    /* what is asked for is the block after: of the same panel, or the first of the stream's next */
+    const ptrdiff_t block = (ptrdiff_t)(8 * line), block_s = (ptrdiff_t)side;
+    const ptrdiff_t aheads[2] = {block, o->next ? o->next - (n - 1) * block : 0},
+                    aheads_s[2] = {block_s, o->next ? o->next - (n - 1) * block_s : 0};
+    int64_t b = 0, at = 0;
+    do {
+        super plain[WIDE];
+        __m512i isum[AVX512_FEW][WIDE], above[AVX512_FEW];
+        const bool end = b == n - 1;
+        const ptrdiff_t ahead = aheads[end], ahead_s = aheads_s[end];
+        UNROLL
+        for (int r = 0; r < nr; r++) {
+            const uint8_t *sr = s + (size_t)r * o->stride;
+            fetch(sr + ahead_s, side);
+            super_scales(t, sr, &plain[r]);
+        }
+        ROLLED
+        for (int i = 0; i < nt; i++) {
+            /* sums start with what codes lie above weights */
+            if (excess(t)) {
+                __m256i sums = _mm256_loadu_si256((
+                    const __m256i *)(has_16(t) ? a->ks16 + (at + i) * 16 : a->ks32 + (at + i) * 8));
+                above[i] = _mm512_sub_epi32(
+                    _mm512_setzero_si512(),
+                    _mm512_slli_epi32(_mm512_cvtepi16_epi32(sums), (unsigned)excess_bits(t)));
+            }
+            UNROLL
+            for (int r = 0; r < nr; r++) isum[i][r] = _mm512_setzero_si512();
+        }
+        const int8_t *q = a->kq + 4 * at * 64;
+        for (int j = 0; j < 8; q += j % 2 ? nt * 64 - 32 : 32, p += line, j++) {
+            UNROLL
+            for (int r0 = 0; r0 < nr; r0 += of) {
+                __m512i w[2][8];
+                UNROLL
+                for (int r = 0; r < of; r++) {
+                    const uint8_t *pr = p + (size_t)(r0 + r) * o->stride;
+                    fetch(pr + ahead, line);
+                    codes(t, pr, w[r]);
+                }
+                ROLLED
+                for (int i = 0; i < nt; i++) {
+                    UNROLL
+                    for (int h = 0; h < parts; h++) {
+                        __m512i sum[2], x = _mm512_setzero_si512();
+                        if (excess(t)) x = bcast32((const int32_t *)&above[i] + parts * j + h);
+                        sum[0] = sum[1] = x;
+                        UNROLL
+                        for (int l = lines * h; l < lines * (h + 1); l++) {
+                            x = bcast32(q + i * 64 + 4 * l);
+                            UNROLL
+                            for (int r = 0; r < of; r++) sum[r] = dpbusd(sum[r], w[r][l], x);
+                        }
+                        UNROLL
+                        for (int r = 0; r < of; r++)
+                            isum[i][r0 + r] = _mm512_add_epi32(
+                                isum[i][r0 + r],
+                                _mm512_mullo_epi32(sum[r], s8x16(plain[r0 + r].sc[parts * j + h])));
+                    }
+                }
+            }
+        }
+        ROLLED
+        for (int i = 0; i < nt; i++) {
+            __m512 d = _mm512_set1_ps(a->kd[at + i]);
+            UNROLL
+            for (int r = 0; r < nr; r++) {
+                const uint8_t *sr = s + (size_t)r * o->stride;
+                __m512 v = _mm512_mul_ps(_mm512_cvtepi32_ps(isum[i][r]), super_s(t, sr));
+                if (has_min(t))
+                    v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(min_sums(t, &plain[r], a, at + i)),
+                                        super_m(sr), v);
+                acc[i][r] = _mm512_fmadd_ps(v, d, acc[i][r]);
+            }
+        }
+        s += side, at += nt;
+    } while (++b < n);
+    put(nr, nt, o, acc);
+}
+
+/* Of a format: any number of tokens, four panels or one; one token, four panels. */
+#define FEW(T, OF)                                                                                 \
+    static void mm_few_1_##T(const job *o) {                                                       \
+        OF(NIB_##T, 1, 1, (int)o->a->n_tok, o);                                                    \
+    }                                                                                              \
+    static void mm_few_4_##T(const job *o) {                                                       \
+        OF(NIB_##T, WIDE, 2, (int)o->a->n_tok, o);                                                 \
+    }                                                                                              \
+    static void mm_one_4_##T(const job *o) {                                                       \
+        OF(NIB_##T, WIDE, 1, 1, o);                                                                \
+    }
+#define NIB_P16(T, ...)  FEW(T, walk)
+#define NIB_P16K(T, ...) FEW(T, walk_k)
 #include "kernels/p16.def"
 
-typedef void (*turn_fn)(const mm_turn *r);
-turn_fn nib_avx512_turn(nib_dtype t, int64_t n_tok) {
-    static const turn_fn turns[][AVX512_FEW] = {
-#define NIB_P16(T, ...)                                                                            \
-    [NIB_##T] = {turn_1_##T, turn_2_##T, turn_3_##T, turn_4_##T,                                   \
-                 turn_5_##T, turn_6_##T, turn_7_##T, turn_8_##T},
+void nib_avx512_mm_few(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
+                       int64_t ldy, void *scratch) {
+    static void (*const of[][3])(const job *o) = {
+#define NIB_P16(T, ...) [NIB_##T] = {mm_few_1_##T, mm_few_4_##T, mm_one_4_##T},
 #include "kernels/p16.def"
     };
-    return turns[t][n_tok - 1];
+    job o = {.stride = w->stride, .a = a, .n_groups = w->k / 32, .ldy = ldy};
+    for (int64_t p = p0, nr; p < p1; p += nr) {
+        nr = w->packed && p1 - p >= WIDE ? WIDE : 1;
+        o.panel = nib_mm_panel(w, p, scratch);
+        o.next = w->packed && p + 2 * nr <= p1 ? nr * (ptrdiff_t)w->stride : 0;
+        o.y = y + p * NIB_PANEL;
+        o.last = (__mmask16)((1u << nib_mm_rows(w, p + nr - 1)) - 1);
+        of[w->dtype][nr == 1 ? 0 : a->n_tok == 1 ? 2 : 1](&o);
+    }
 }
