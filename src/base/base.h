@@ -175,10 +175,17 @@ void nib_log(nib_log_level level, const char *fmt, ...) NIB_PRINTF(2, 3);
 
 /* ---- files (file.c) ---- */
 
+/* Which file it is, and whether it was written since: all of it is equal, or it is another file. */
+typedef struct nib_filestamp {
+    uint64_t dev, ino, size, mtime_ns, ctime_ns;
+} nib_filestamp;
+nib_status nib_file_stamp(const char *path, nib_filestamp *out, nib_error *e);
+
 /* A read-only mapping of a regular file. */
 typedef struct nib_filemap {
     const uint8_t *data;
     size_t size;
+    nib_filestamp stamp; /* when it was opened */
 } nib_filemap;
 /* Errors name the path and say what it is when it is no regular file. An empty file maps to size 0.
  */

@@ -23,11 +23,27 @@ static nib_status fail_errno(nib_error *e, const char *what, const char *path) {
                     "cannot %s '%s': %s", what, path, strerror(n));
 }
 
+static nib_filestamp stamp_of(const struct stat *st) {
+    return (nib_filestamp){
+        .dev = (uint64_t)st->st_dev,
+        .ino = (uint64_t)st->st_ino,
+        .size = (uint64_t)st->st_size,
+        .mtime_ns = (uint64_t)st->st_mtim.tv_sec * 1000000000u + (uint64_t)st->st_mtim.tv_nsec,
+        .ctime_ns = (uint64_t)st->st_ctim.tv_sec * 1000000000u + (uint64_t)st->st_ctim.tv_nsec};
+}
+
+nib_status nib_file_stamp(const char *path, nib_filestamp *out, nib_error *e) {
+    struct stat st;
+    if (stat(path, &st)) return fail_errno(e, "examine", path);
+    *out = stamp_of(&st);
+    return NIB_OK;
+}
+
 nib_status nib_filemap_open(nib_filemap *m, const char *path, nib_error *e) {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not hang us */
     if (fd < 0) return fail_errno(e, "open", path);
     struct stat st;
-    nib_filemap fresh = {(const uint8_t *)"", 0};
+    nib_filemap fresh = {.data = (const uint8_t *)""};
     nib_status s = NIB_OK;
     if (fstat(fd, &st)) {
         s = fail_errno(e, "examine", path);
@@ -38,8 +54,9 @@ nib_status nib_filemap_open(nib_filemap *m, const char *path, nib_error *e) {
         if (p == MAP_FAILED)
             s = fail_errno(e, "map", path);
         else
-            fresh = (nib_filemap){p, (size_t)st.st_size};
+            fresh = (nib_filemap){.data = p, .size = (size_t)st.st_size};
     }
+    if (s == NIB_OK) fresh.stamp = stamp_of(&st);
     close(fd);
     if (s == NIB_OK) *m = fresh;
     return s;

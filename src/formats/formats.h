@@ -42,6 +42,9 @@ nib_status nib_gguf_open_memory(nib_gguf **out, const void *p, size_t n, nib_err
 void nib_gguf_close(nib_gguf *g);
 
 const char *nib_gguf_path(const nib_gguf *g);
+/* The files it was read from, bytes and stamp; those of memory have no stamp. */
+int64_t nib_gguf_n_parts(const nib_gguf *g);
+const nib_filemap *nib_gguf_part(const nib_gguf *g, int64_t i, const char **path);
 uint32_t nib_gguf_version(const nib_gguf *g);
 uint64_t nib_gguf_file_bytes(const nib_gguf *g); /* all parts */
 int64_t nib_gguf_n_kv(const nib_gguf *g);

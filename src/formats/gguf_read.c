@@ -576,7 +576,7 @@ nib_status nib_gguf_open_memory(nib_gguf **out, const void *p, size_t n, nib_err
     NIB_TRY(new_gguf(&g, e));
     nib_status s;
     NIB_TRY_OUT(new_part(g, "(memory)", &part, e));
-    part->map = (nib_filemap){p, n};
+    part->map = (nib_filemap){.data = p, .size = n};
     NIB_TRY_OUT(parse_part(g, part, e));
     int64_t count;
     NIB_TRY_OUT(split_key(part, "split.count", 0, 1, 0, &count, e));
@@ -723,6 +723,15 @@ int64_t nib_gguf_arr_i64(const nib_gguf_kv *kv, int64_t i) {
     }
     size_t each = gguf_type_bytes(kv->arr_type);
     return gguf_load_i64(kv->arr_type, (const uint8_t *)kv->arr_data + (size_t)i * each);
+}
+
+int64_t nib_gguf_n_parts(const nib_gguf *g) {
+    return g->n_parts;
+}
+
+const nib_filemap *nib_gguf_part(const nib_gguf *g, int64_t i, const char **path) {
+    *path = g->parts[i].path;
+    return &g->parts[i].map;
 }
 
 void nib_gguf_drop(const nib_gguf *g, const void *p, size_t n) {

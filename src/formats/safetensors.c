@@ -444,7 +444,7 @@ nib_status nib_st_open_memory(nib_st **out, const void *p, size_t n, nib_error *
         goto out;
     }
     st->n_files = 1;
-    st->files[0].map = (nib_filemap){p, n};
+    st->files[0].map = (nib_filemap){.data = p, .size = n};
     st->files[0].path = "(memory)";
     NIB_TRY_OUT(read_header(st, &st->files[0], e));
     NIB_TRY_OUT(build_index(st, e));
