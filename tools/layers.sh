@@ -4,7 +4,7 @@ cd "$(dirname "$0")/.." || exit 1
 awk '
 BEGIN {
     split("base:0 tensor:1 kernels:2 formats:2 backend:3 ops:4 arch:5 tokenizer:5 sample:6 chat:6 engine:7 " \
-          "audio:8 markup:8 store:8 rag:8 train:8 convert:8 eval:8 hub:8 server:9 cli:10", rows, " ")
+          "audio:8 markup:8 store:8 rag:8 train:8 convert:8 eval:8 hub:8 kvdisk:8 server:9 cli:10", rows, " ")
     for (i in rows) { split(rows[i], p, ":"); level[p[1]] = p[2] }
 }
 FNR == 1 { split(FILENAME, path, "/"); room = path[2]; if (!(room in level)) { print FILENAME ": room " room " has no layer"; bad = 1 } }

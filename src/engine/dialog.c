@@ -129,6 +129,24 @@ int64_t nib_dialog_context_used(const nib_dialog *d) {
     return nib_seq_len(d->seq);
 }
 
+int64_t nib_dialog_restore(nib_dialog *d, int64_t owner) {
+    nib_ids prompt = {0};
+    bool opened;
+    int64_t n_dropped, same = 0, held = nib_seq_len(d->seq);
+    const int32_t *has = nib_seq_tokens(d->seq);
+    if (d->messages.n && nib_dialog_prompt(d, &prompt, &opened, &n_dropped, NULL) == NIB_OK) {
+        while (same < held && same < (int64_t)prompt.len && has[same] == prompt.data[same]) same++;
+        nib_seq_rewind(d->seq, same - same % NIB_PAGE);
+        held = nib_seq_restore(d->seq, prompt.data, (int64_t)prompt.len, owner);
+    }
+    nib_ids_free(&prompt);
+    return held;
+}
+
+void nib_dialog_keep(const nib_dialog *d, int64_t owner) {
+    nib_seq_keep(d->seq, owner);
+}
+
 void nib_dialog_clear(nib_dialog *d) {
     nib_messages_truncate(&d->messages, 0);
     d->attempt = 0;

@@ -24,6 +24,7 @@ struct nib_engine {
     nib_decoder dec;
     nib_kv_pool pool;
     nib_prefix *prefix; /* NULL until something is published */
+    nib_saver *saver;   /* NULL: no page store */
     nib_seq *seqs;
     int64_t n_ctx, batch;
     int n_seq;
@@ -118,6 +119,7 @@ out:
 
 void nib_engine_free(nib_engine *en) {
     if (!en) return;
+    nib_saver_free(en->saver);
     while (en->seqs) nib_seq_free(en->seqs);
     nib_free(en->ids);
     nib_free(en->pos);
@@ -206,7 +208,8 @@ void nib_seq_rewind(nib_seq *s, int64_t n_keep) {
 
 static uint8_t *take_page(nib_engine *en) {
     uint8_t *page;
-    while (!(page = nib_kv_page_take(&en->pool)) && nib_prefix_evict(en->prefix, &en->pool)) {
+    while (!(page = nib_kv_page_take(&en->pool)) &&
+           (nib_prefix_evict(en->prefix, &en->pool) || nib_saver_release(en->saver))) {
     }
     return page;
 }
@@ -316,7 +319,74 @@ nib_status nib_seq_fork(nib_seq *s, const nib_seq *from, int64_t n, nib_error *e
     return NIB_OK;
 }
 
+/* ---- pages beyond memory ---- */
+
+nib_status nib_engine_set_store(nib_engine *en, const nib_page_store *p, nib_error *e) {
+    if (en->saver || !en->m->desc.causal)
+        return nib_fail(e, NIB_ERR_ARGUMENT,
+                        "expected an engine of a model that writes, without a page store");
+    return nib_saver_new(&en->saver, p, &en->pool, e);
+}
+
+bool nib_engine_has_store(const nib_engine *en) {
+    return en->saver != NULL;
+}
+
+size_t nib_engine_page_bytes(const nib_engine *en) {
+    return en->pool.page_bytes;
+}
+
+void nib_engine_kv_traits(const nib_engine *en, nib_buf *out) {
+    const nib_model *m = en->m;
+    nib_buf_printf(out, "pages %d of %d tokens, %zu bytes, type %d, floats %d, fast %d\n",
+                   NIB_KV_VERSION, NIB_PAGE, en->pool.page_bytes, (int)en->dec.kv, m->f32,
+                   en->fast);
+    for (int64_t i = 0; i < m->n_uploads; i++)
+        nib_buf_printf(out, "%s %d\n", m->uploads[i].name, (int)m->uploads[i].as);
+    for (int i = 0; i < NIB_ROPE_TABLES; i++) { /* some models rotate by the context's length */
+        const nib_rope *r = &en->dec.rope[i];
+        nib_buf_printf(out, "rotation %d, %d, %a\n", (int)r->kind, r->n_rot, (double)r->mscale);
+        if (r->n_rot) nib_buf_put(out, r->freq, (size_t)(r->n_rot / 2) * sizeof *r->freq);
+    }
+}
+
+int64_t nib_seq_restore(nib_seq *s, const int32_t *ids, int64_t n, int64_t owner) {
+    nib_engine *en = s->en;
+    nib_page_key key = {{0}};
+    int64_t most = NIB_MIN(n, en->n_ctx) / NIB_PAGE;
+    if (!en->saver || s->n_pages * NIB_PAGE != (int64_t)s->tokens.len) return nib_seq_len(s);
+    const nib_page_store *p = nib_saver_store(en->saver);
+    for (int64_t i = 0; i < most; i++) {
+        const int32_t *tokens = ids + i * NIB_PAGE;
+        const nib_page_key before = key;
+        p->name(p->arg, &before, tokens, &key);
+        if (i < s->n_pages) continue;
+        uint8_t *page = take_page(en);
+        if (!page) break;
+        if (!p->fetch(p->arg, owner, &key, tokens, page) ||
+            !nib_ids_append(&s->tokens, tokens, NIB_PAGE)) {
+            s->tokens.failed = false;
+            nib_kv_page_give(&en->pool, page);
+            break;
+        }
+        s->pages[s->n_pages++] = page;
+    }
+    nib_seq_publish(s);
+    return nib_seq_len(s);
+}
+
+void nib_seq_keep(const nib_seq *s, int64_t owner) {
+    if (s->en->saver)
+        nib_saver_put(s->en->saver, owner, s->pages, s->tokens.data,
+                      (int64_t)s->tokens.len / NIB_PAGE);
+}
+
+void nib_engine_flush_store(nib_engine *en) {
+    nib_saver_flush(en->saver);
+}
+
 nib_kv_usage nib_engine_kv(const nib_engine *en) {
+    nib_saver_reap(en->saver);
     return (nib_kv_usage){en->pool.n_pages, en->pool.n_free,
                           nib_prefix_spare(en->prefix, &en->pool)};
 }

@@ -165,6 +165,40 @@ void nib_seq_publish(nib_seq *s);
  * of them writes. */
 nib_status nib_seq_fork(nib_seq *s, const nib_seq *from, int64_t n, nib_error *e);
 
+/* -- pages beyond memory: a place where they outlive the engine (kvdisk.h has one) -- */
+
+/* Stands for a page's tokens and all before them. */
+typedef struct nib_page_key {
+    uint8_t bytes[16];
+} nib_page_key;
+/* tokens: the NIB_PAGE of the page. owner: whose pages they are, for the store to tell apart. */
+typedef struct nib_page_store {
+    void *arg;
+    /* The key of what follows the page 'before' (all zero: nothing is before it). Any thread. */
+    void (*name)(void *arg, const nib_page_key *before, const int32_t *tokens, nib_page_key *out);
+    /* Fills page with what keep was given, bit for bit, by an engine of equal nib_engine_kv_traits
+     * and the same model; false: it is not there. */
+    bool (*fetch)(void *arg, int64_t owner, const nib_page_key *key, const int32_t *tokens,
+                  void *page);
+    /* On a thread of its own, beside fetch. False: it is not kept. */
+    bool (*keep)(void *arg, int64_t owner, const nib_page_key *key, const int32_t *tokens,
+                 const void *page);
+} nib_page_store;
+/* p is copied; its arg must outlive the engine. Once for an engine. */
+nib_status nib_engine_set_store(nib_engine *en, const nib_page_store *p, nib_error *e);
+bool nib_engine_has_store(const nib_engine *en);
+/* Appends all that the bits of a page depend on, beside the bytes of the model's files and its
+ * tokens. */
+void nib_engine_kv_traits(const nib_engine *en, nib_buf *out);
+size_t nib_engine_page_bytes(const nib_engine *en);
+/* A sequence that holds whole pages of ids[0..n), or none, takes further ones from the store, which
+ * then are known as if published. Returns its length. */
+int64_t nib_seq_restore(nib_seq *s, const int32_t *ids, int64_t n, int64_t owner);
+/* The sequence's whole pages go to the store, in the background: the call does not wait.
+ * nib_engine_free does. */
+void nib_seq_keep(const nib_seq *s, int64_t owner);
+void nib_engine_flush_store(nib_engine *en); /* waits until they are there */
+
 typedef struct nib_kv_usage {
     int64_t n_pages, n_free, n_kept; /* n_kept: in no sequence, but known */
 } nib_kv_usage;
@@ -336,6 +370,11 @@ const nib_messages *nib_dialog_messages(const nib_dialog *d);
 /* Copies m. A system message at its start becomes the system text. */
 nib_status nib_dialog_set_messages(nib_dialog *d, const nib_messages *m, nib_error *e);
 int64_t nib_dialog_context_used(const nib_dialog *d);
+/* What the history takes of the context is fetched from the engine's page store, as far as it is
+ * there, so that the next reply need not compute it. Returns how many tokens are held now. */
+int64_t nib_dialog_restore(nib_dialog *d, int64_t owner);
+/* Sends what is held there (nib_seq_keep). */
+void nib_dialog_keep(const nib_dialog *d, int64_t owner);
 /* A conversation as a JSON file: version, model, system text, settings, messages. Written whole or
  * not at all; loading checks everything before it changes the dialog, and keeps its dictionary.
  * A file made with another model loads with a warning. A list of messages, alone or as "messages"
@@ -363,6 +402,7 @@ typedef struct nib_request {
     int n;           /* replies; 0 is 1. With a seed the i-th has seed + i */
     int n_logprobs;  /* -1: none; else how many alternatives to each token */
     uint64_t client; /* whose it is, for fairness */
+    int64_t keep;    /* > 0: the owner by which its pages go to and come from the page store */
     /* Embeddings instead: the texts, each its tokens. */
     struct nib_request_text {
         nib_str text; /* tokens instead when p is NULL */

@@ -13,6 +13,7 @@ struct nib_model {
     nib_upload *uploads;
     int64_t n_uploads;
     bool loaded; /* the weights are here */
+    bool f32;    /* as floats */
     nib_model_info info;
     nib_pooling pooling;
 };
@@ -47,6 +48,20 @@ void nib_prefix_add(nib_prefix *x, int32_t page, int32_t before, const int32_t *
 bool nib_prefix_evict(nib_prefix *x, nib_kv_pool *pool);
 /* How many pages could be given back so. */
 int32_t nib_prefix_spare(const nib_prefix *x, const nib_kv_pool *pool);
+
+/* Pages on their way to a page store (saver.c). All calls from the engine's thread. */
+typedef struct nib_saver nib_saver;
+nib_status nib_saver_new(nib_saver **out, const nib_page_store *store, nib_kv_pool *pool,
+                         nib_error *e);
+void nib_saver_free(nib_saver *v); /* once everything is written */
+const nib_page_store *nib_saver_store(const nib_saver *v);
+/* Pages of one timeline from its beginning, which get a reference until they are written. */
+void nib_saver_put(nib_saver *v, int64_t owner, uint8_t *const *pages, const int32_t *tokens,
+                   int64_t n);
+/* Gives up what waits, and all references; false when there was none. */
+bool nib_saver_release(nib_saver *v);
+void nib_saver_reap(nib_saver *v);  /* references to what is written */
+void nib_saver_flush(nib_saver *v); /* waits until everything is written */
 
 /* The context an engine would run with, its largest batch, and the pages of its pool (plan.c). */
 int64_t nib_resolve_ctx(const nib_model *m, const nib_engine_params *p);

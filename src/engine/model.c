@@ -117,6 +117,7 @@ nib_status nib_model_load(nib_model *m, const nib_model_params *params, nib_erro
      * any more; rows that stay in the file come back as they are looked up. */
     nib_gguf_drop_all(m->gguf);
     m->loaded = true;
+    m->f32 = p->f32;
     if (m->desc.tied) m->desc.tok_embd = m->desc.head.w; /* one table, looked up and multiplied */
     return NIB_OK;
 }

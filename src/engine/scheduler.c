@@ -324,6 +324,7 @@ static void reply_done(nib_sched *s, slot *x) {
     nib_reply r;
     nib_error e;
     nib_seq_publish(x->seq);
+    if (x->job->q->keep > 0) nib_seq_keep(x->seq, x->job->q->keep);
     nib_status status = nib_gen_end(x->gen, &r, &e);
     if (status == NIB_OK) {
         pthread_mutex_lock(&s->lock);
@@ -355,7 +356,10 @@ static nib_status begin(nib_sched *s, slot *x, nib_job *j, int index, nib_error 
             break;
         }
     }
-    if (!q->no_cache) nib_seq_adopt(x->seq, j->prompt.data, n - 1);
+    if (!q->no_cache) {
+        nib_seq_adopt(x->seq, j->prompt.data, n - 1);
+        if (q->keep > 0) nib_seq_restore(x->seq, j->prompt.data, n - 1, q->keep);
+    }
     nib_gen_start g = {.engine = s->en,
                        .seq = x->seq,
                        .sampler = x->sampler,

@@ -95,6 +95,10 @@ size_t nib_mat_panel_bytes(nib_dtype t, int64_t k);
  *   F32, F16: [NIB_PAGE/16][D][16];  Q8_0: [NIB_PAGE/16][D/32]{16 f16 scales, [8][16][4] int8}
  * and V by position: F32, F16: [NIB_PAGE][D]; Q8_0: [NIB_PAGE][D/32]{f16 scale, 32 int8} */
 typedef enum nib_kv_type { NIB_KV_F16, NIB_KV_F32, NIB_KV_Q8_0 } nib_kv_type;
+/* Pages are kept on disk and used again by later builds: raise this when their layout, the number
+ * of a type, or the arithmetic of anything that ends up in them changes (matrices, norms, rotation,
+ * quantising while loading). */
+enum { NIB_KV_VERSION = 1 };
 enum { NIB_PAGE = 64, NIB_ATTN_CHUNK = 256, NIB_ATTN_PAGES = NIB_ATTN_CHUNK / NIB_PAGE };
 size_t nib_kv_head_bytes(nib_kv_type t,
                          int d); /* of K, and of V, of one head in one page; 0: D does not suit */
