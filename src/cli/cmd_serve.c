@@ -9,7 +9,7 @@
 enum { MAX_LIST = 32 };
 static const char *host, *store, *key_file, *name, *cors[MAX_LIST + 1], *allowed[MAX_LIST + 1];
 static int64_t port = -1, parallel, queue, max_tokens, rate = -1, connections, messages;
-static uint64_t max_body;
+static uint64_t max_body, kv_disk = NIB_KVDISK_AUTO;
 static double max_seconds = -1, grace = -1;
 static bool quiet;
 
@@ -70,6 +70,11 @@ const nib_option nib_opts_serve[] = {
     NIB_OPT_TEXT("store", 0, "FILE", &store,
                  "where the pages keep conversations (default: where 'nib chat' does); :memory: "
                  "keeps them until the server ends"),
+    {"kv_disk", 0, "SIZE", set_bytes, &kv_disk, 0, 0,
+     "what conversations' caches may take beside that file, so that one that is opened again need "
+     "not be read by the model again; 0 keeps none (default: 2G, or 5 % of the free disk when that "
+     "is less)",
+     NULL},
     NIB_OPT_SWITCH("quiet", 'q', &quiet, "no line for each request"),
     NIB_OPT_GROUP("Model and memory", nib_host_options),
     NIB_OPT_END,
@@ -101,6 +106,7 @@ static void settings(nib_server_params *p) {
     if (port >= 0) p->port = (int)port;
     p->model_name = name;
     p->store = store;
+    p->kv_disk = kv_disk;
     if (queue) p->n_queue = (int)queue;
     p->key_file = key_file;
     p->cors = cors;

@@ -1,6 +1,6 @@
 /* GET /metrics: counts and times in Prometheus' text format. */
 #include "server/api.h"
-#include "server/internal.h"
+#include "server/web.h"
 
 static void put(nib_buf *b, const char *name, const char *type, const char *help, double value) {
     nib_buf_printf(b, "# HELP nib_%s %s\n# TYPE nib_%s %s\nnib_%s %.17g\n", name, help, name, type,
@@ -30,6 +30,14 @@ void nib_get_metrics(nib_http *r) {
         (double)s->n_http_errors);
     put(&b, "connections", "gauge", "Connections open", (double)s->n_conns);
     put(&b, "resident_bytes", "gauge", "Resident memory of the process", (double)nib_rss());
+    if (s->web->kv) {
+        nib_kvdisk_stats t = nib_kvdisk_get_stats(s->web->kv);
+        put(&b, "kv_disk_bytes", "gauge", "Conversations' caches on disk", (double)t.bytes);
+        put(&b, "kv_disk_pages_read_total", "counter", "Pages taken from disk", (double)t.n_read);
+        put(&b, "kv_disk_pages_written_total", "counter", "Pages written", (double)t.n_written);
+        put(&b, "kv_disk_pages_refused_total", "counter", "Pages found damaged, and removed",
+            (double)t.n_refused);
+    }
     nib_sched *sched = nib_server_sched(s);
     if (sched) {
         nib_sched_stats t;

@@ -139,6 +139,8 @@ struct nib_pair *nib_form_parse(nib_arena *a, const char *p, size_t n);
 /* web.c: opens the conversations; closes them once nothing is generated any more. */
 nib_status nib_web_open(nib_server *s, nib_error *e);
 void nib_web_close(nib_server *s);
+/* An engine that is new: conversations' pages come from disk and go there. Any thread. */
+void nib_web_attach(nib_server *s, nib_engine *en);
 /* web_page.c: a whole page that says what is wrong, or a note for a page that is there already. */
 void nib_web_error(nib_http *r, int status, const char *message, nib_buf *out);
 /* api_responses.c: what it keeps */

@@ -30,6 +30,7 @@ nib_server_params nib_server_defaults(void) {
                                .max_connections = 1024,
                                .max_wait = 60,
                                .rate = 300,
+                               .kv_disk = NIB_KVDISK_AUTO,
                                .grace = 5};
 }
 
@@ -97,6 +98,7 @@ static nib_status load(nib_server *s, nib_error *e) {
     NIB_TRY(nib_model_open(&m, s->p.model_path, &mp, e));
     nib_status status = make_engine(s, m, &en, e);
     nib_sched_params sp = {.n_queue = s->p.n_queue};
+    if (status == NIB_OK) nib_web_attach(s, en);
     if (status == NIB_OK) status = nib_sched_new(&sched, en, &sp, e);
     nib_model_release(m);
     if (status != NIB_OK) return status;

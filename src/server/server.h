@@ -25,7 +25,7 @@
  * generation is cancelled and on_gone is called; nothing needs to be done but freeing r->state. */
 #ifndef NIB_SERVER_H
 #define NIB_SERVER_H
-#include "engine/engine.h"
+#include "kvdisk/kvdisk.h"
 #include "markup/markup.h"
 struct json_t;
 
@@ -51,7 +51,9 @@ typedef struct nib_server_params {
     double max_wait;   /* seconds from a connection, or its last reply, to the next whole request */
     int rate;          /* generations a client may start in a minute; 0: any number */
     const char *store; /* file of the pages' conversations; NULL: the user's, as 'nib chat' has */
-    double grace;      /* seconds that replies may take to end when the server stops */
+    uint64_t kv_disk; /* bytes that their caches may take beside that file; NIB_KVDISK_AUTO; 0: none
+                         are kept */
+    double grace;     /* seconds that replies may take to end when the server stops */
     const atomic_bool *quit; /* looked at four times a second: true stops the server; or NULL */
 } nib_server_params;
 nib_server_params nib_server_defaults(void);

@@ -19,6 +19,7 @@
 
 typedef struct nib_web {
     nib_store *store;
+    nib_kvdisk *kv; /* of conversations; NULL: they are in memory */
     uint8_t secret[16];
     struct web_reply *replies; /* under way */
 } nib_web;

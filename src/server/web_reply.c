@@ -443,6 +443,7 @@ static nib_status request_of(nib_http *r, const nib_talk *talk, const nib_turns 
     q->p.max_tokens = p->max_tokens;
     q->p.max_seconds = p->max_seconds;
     q->client = r->client;
+    q->keep = talk->id;
     if (talk->temp >= 0) q->p.sampling.temperature = (float)talk->temp;
     q->p.think = talk->think == 1   ? NIB_THINK_ON
                  : talk->think == 2 ? NIB_THINK_OFF

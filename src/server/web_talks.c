@@ -172,6 +172,7 @@ void nib_post_delete(nib_http *r) {
     nib_status s = deleted ? nib_talk_delete(web_store(r), talk.id, &e)
                            : nib_fail_nomem(&e, sizeof *deleted, "a number");
     if (s == NIB_OK) {
+        if (r->server->web->kv) nib_kvdisk_forget(r->server->web->kv, talk.id);
         *deleted = talk.id;
         r->state = deleted;
         web_go(r, current == talk.id ? 0 : current, 0);

@@ -1,0 +1,204 @@
+/* Conversations of the pages after the server was started anew: their keys and values are on disk,
+ * theirs alone, and go when they go. */
+#include <dirent.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "httpclient.h"
+#include "store/store.h"
+#include "tinymodel.h"
+
+static nib_error e;
+static char cookie[128], token[64], store[4096], model[4096];
+
+static const char long_text[] =
+    "Tell+me+about+tulips+and+lentils,+about+leaves+and+roots,+how+they+"
+    "came+here,+and+by+whom,+and+when,+and+what+for.";
+
+static const char *headers(bool posts) {
+    static char h[400];
+    snprintf(h, sizeof h, "Accept: text/html\r\n%s%s%s%s", *cookie ? "Cookie: " : "", cookie,
+             *cookie ? "\r\n" : "",
+             posts ? "Content-Type: application/x-www-form-urlencoded\r\n" : "");
+    return h;
+}
+
+static test_server *serve(const char *path, uint64_t kv_disk) {
+    nib_server_params p = test_serve_params(path);
+    p.store = store;
+    p.kv_disk = kv_disk;
+    p.engine.n_ctx = 1024;
+    p.max_tokens = 40;
+    test_server *s = test_serve(&p);
+    *cookie = 0;
+    test_reply *r = test_ask(s->port, "GET", "/", headers(false), NULL);
+    const char *set = test_header(r, "Set-Cookie"), *at;
+    assert_non_null(set);
+    snprintf(cookie, sizeof cookie, "%.*s", (int)strcspn(set, ";"), set);
+    assert_non_null(at = strstr(r->body.data, "name=\"csrf\" value=\""));
+    snprintf(token, sizeof token, "%.32s", at + 19);
+    return s;
+}
+
+/* Posts a form; and the page of a conversation, which ends with its reply. */
+static int submit(test_server *s, const char *path, const char *fields) {
+    char body[1000];
+    snprintf(body, sizeof body, "csrf=%s&%s", token, fields);
+    return test_ask(s->port, "POST", path, headers(true), body)->status;
+}
+static void say(test_server *s, int64_t talk, const char *fields) {
+    char path[32];
+    assert_int_equal(submit(s, "/ui/say", fields), 303);
+    snprintf(path, sizeof path, "/c/%lld", (long long)talk);
+    assert_int_equal(test_ask(s->port, "GET", path, headers(false), NULL)->status, 200);
+}
+
+/* What the store says of a message. */
+static nib_turn message(int64_t id) {
+    nib_store *st;
+    nib_turns one = {0};
+    test_ok(nib_store_open(&st, store, &e), &e);
+    test_ok(nib_turn_get(st, id, &one, &e), &e);
+    nib_turn t = one.v[0];
+    nib_turns_free(&one);
+    nib_store_close(st);
+    return t;
+}
+
+static int files(const char *path) {
+    int n = 0;
+    DIR *dir = opendir(path);
+    for (struct dirent *f; dir && (f = readdir(dir));) {
+        char inner[4096];
+        size_t len = strlen(f->d_name);
+        if (f->d_name[0] == '.') continue;
+        if (snprintf(inner, sizeof inner, "%s/%s", path, f->d_name) >= (int)sizeof inner) continue;
+        if (len > 3 && strcmp(f->d_name + len - 3, ".kv") == 0)
+            n++;
+        else
+            n += files(inner);
+    }
+    if (dir) closedir(dir);
+    return n;
+}
+static int kept_files(void) {
+    char path[4096];
+    snprintf(path, sizeof path, "%.4000s-kv", store);
+    return files(path);
+}
+
+static double metric(test_server *s, const char *name) {
+    test_reply *r = test_get(s->port, "/metrics");
+    char line[80];
+    snprintf(line, sizeof line, "\nnib_%s ", name);
+    const char *at = strstr(r->body.data, line);
+    return at ? atof(at + strlen(line)) : -1;
+}
+
+static int make_model(void **state) {
+    (void)state;
+    const test_tiny t = {.chat_template = test_chatml, .n_ctx = 1024, .n_embd = 128};
+    snprintf(model, sizeof model, "%s", test_tiny_model("kvdisk.gguf", &t));
+    return 0;
+}
+
+static void fresh_store(const char *name) {
+    snprintf(store, sizeof store, "%s/%s", test_tmp(), name);
+}
+
+static void a_conversation_is_taken_up_again(void **state) {
+    char fields[400];
+    (void)state;
+    fresh_store("again.db");
+    test_server *s = serve(model, NIB_KVDISK_AUTO);
+    snprintf(fields, sizeof fields, "talk=0&parent=0&text=%s", long_text);
+    say(s, 1, fields);
+    test_serve_stop(s); /* writes what is still to be written */
+    assert_int_equal(message(2).n_cached, 0);
+    int64_t whole = (message(2).n_prompt + message(2).n_generated - 1) / NIB_PAGE;
+    assert_true(whole >= 2);
+    assert_int_equal(kept_files(), whole);
+    s = serve(model, NIB_KVDISK_AUTO);
+    say(s, 1, "talk=1&parent=2&text=And+more%3F");
+    int64_t cached = message(4).n_cached;
+    assert_true(cached >= NIB_PAGE);
+    assert_int_equal(cached % NIB_PAGE, 0);
+    assert_true(metric(s, "kv_disk_pages_read_total") == (double)(cached / NIB_PAGE));
+    assert_true(metric(s, "prompt_tokens_cached_total") == (double)cached);
+    assert_true(metric(s, "kv_disk_bytes") > 0);
+    /* another conversation that begins alike finds nothing on disk, but what is in memory */
+    test_serve_stop(s);
+    s = serve(model, NIB_KVDISK_AUTO);
+    say(s, 2, fields);
+    assert_int_equal(message(6).n_cached, 0);
+    assert_true(metric(s, "kv_disk_pages_read_total") == 0);
+    /* what programs ask for is nobody's conversation */
+    int n = -1, now = 0;
+    for (int i = 0; i < 200 && n != now; i++) { /* the second conversation's pages arrive */
+        n = now;
+        usleep(20000);
+        now = kept_files();
+    }
+    test_reply *r = test_post(s->port, "/v1/chat/completions",
+                              "{\"messages\":[{\"role\":\"user\",\"content\":\"A text that is long "
+                              "enough for more than one page of sixty-four tokens, and then some, "
+                              "and some more.\"}],\"max_tokens\":70}");
+    assert_int_equal(r->status, 200);
+    test_serve_stop(s);
+    assert_int_equal(kept_files(), now);
+    /* deleted: its files too, others' not */
+    s = serve(model, NIB_KVDISK_AUTO);
+    assert_int_equal(submit(s, "/ui/delete", "talk=1&current=0"), 303);
+    assert_true(kept_files() > 0);
+    assert_true(kept_files() < now);
+    assert_int_equal(submit(s, "/ui/delete", "talk=2&current=0"), 303);
+    assert_int_equal(kept_files(), 0);
+    test_serve_stop(s);
+    assert_int_equal(kept_files(), 0);
+}
+
+/* A conversation that went while no server looked takes its files along at the next start. Without
+ * room there are none, and replies are as good. */
+static void swept_and_switched_off(void **state) {
+    char fields[400];
+    nib_store *st;
+    (void)state;
+    fresh_store("swept.db");
+    snprintf(fields, sizeof fields, "talk=0&parent=0&text=%s", long_text);
+    test_server *s = serve(model, NIB_KVDISK_AUTO);
+    say(s, 1, fields);
+    say(s, 2, fields);
+    test_serve_stop(s);
+    int n = kept_files();
+    assert_true(n >= 4);
+    test_ok(nib_store_open(&st, store, &e), &e);
+    test_ok(nib_talk_delete(st, 2, &e), &e);
+    nib_store_close(st);
+    s = serve(model, NIB_KVDISK_AUTO);
+    assert_true(kept_files() < n);
+    test_serve_stop(s);
+    s = serve(model, 0);
+    assert_int_equal(kept_files(), 0);
+    say(s, 1, "talk=1&parent=2&text=And+more%3F");
+    assert_int_equal(message(6).n_cached, 0);
+    test_serve_stop(s);
+    assert_int_equal(kept_files(), 0);
+    /* no place for them: everything else works */
+    fresh_store("blocked.db");
+    char path[4096];
+    snprintf(path, sizeof path, "%.4000s-kv", store);
+    test_ok(nib_file_write(path, "x", 1, &e), &e);
+    s = serve(model, NIB_KVDISK_AUTO);
+    say(s, 1, fields);
+    assert_true(message(2).n_generated > 0);
+    assert_true(metric(s, "kv_disk_bytes") < 0);
+    test_serve_stop(s);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_conversation_is_taken_up_again),
+        cmocka_unit_test(swept_and_switched_off),
+    };
+    return cmocka_run_group_tests(tests, make_model, NULL);
+}
