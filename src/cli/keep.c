@@ -8,12 +8,44 @@ bool nib_repl_is_name(const char *arg) {
     return *arg && !strpbrk(arg, "./");
 }
 
+uint64_t nib_repl_kv_disk = NIB_KVDISK_AUTO;
+
 static nib_status open_store(nib_store **s, nib_error *e) {
     nib_buf path = {0};
     nib_status st = nib_store_default_path(&path, e);
     if (st == NIB_OK) st = nib_store_open(s, path.data, e);
     nib_buf_free(&path);
     return st;
+}
+
+/* The engine's page store is the one that 'nib serve' has beside the same conversations. */
+static nib_status attach(nib_repl *r, nib_store *store, nib_error *e) {
+    nib_buf path = {0};
+    uint8_t secret[16];
+    nib_status s = NIB_OK;
+    if (nib_engine_has_store(r->host.engine)) return NIB_OK;
+    if (!r->kv) {
+        s = nib_store_default_path(&path, e);
+        nib_buf_puts(&path, "-kv");
+        if (s == NIB_OK && path.failed) s = nib_fail_nomem(e, 1, "a path");
+        if (s == NIB_OK) s = nib_store_secret(store, secret, e);
+        if (s == NIB_OK) s = nib_kvdisk_open(&r->kv, path.data, secret, nib_repl_kv_disk, e);
+        nib_buf_free(&path);
+    }
+    return s == NIB_OK ? nib_kvdisk_attach(r->kv, r->host.engine, e) : s;
+}
+
+/* What was computed of conversation id goes to disk, or comes from there. Without a disk it is
+ * computed again: a loss of time, not an error. */
+static void exchange_pages(nib_repl *r, nib_store *store, int64_t id, bool out) {
+    nib_error e;
+    if (!nib_repl_kv_disk) return;
+    if (attach(r, store, &e) != NIB_OK)
+        nib_log(NIB_LOG_WARN, "conversations' caches are not kept on disk: %s", e.message);
+    else if (out)
+        nib_dialog_keep(r->dialog, id);
+    else
+        nib_dialog_restore(r->dialog, id);
 }
 
 nib_status nib_repl_keep(nib_repl *r, const char *name, nib_error *e) {
@@ -36,6 +68,7 @@ nib_status nib_repl_keep(nib_repl *r, const char *name, nib_error *e) {
         now.retention = p->retention;
         s = nib_talk_set(store, &now, e);
     }
+    if (s == NIB_OK) exchange_pages(r, store, id, true);
     nib_talk_free(&talk);
     nib_store_close(store);
     return s;
@@ -63,6 +96,7 @@ nib_status nib_repl_resume(nib_repl *r, const char *name, nib_error *e) {
         goto out;
     }
     s = nib_dialog_set_messages(r->dialog, &messages, e);
+    if (s == NIB_OK) exchange_pages(r, store, id, false);
 out:
     nib_messages_free(&messages);
     nib_turns_free(&turns);

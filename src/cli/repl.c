@@ -197,6 +197,7 @@ out:
     nib_line_close(editor);
     nib_dialog_free(r.dialog);
     nib_host_close(&r.host);
+    nib_kvdisk_close(r.kv);
     nib_settings_free(&r.settings);
     return s;
 }

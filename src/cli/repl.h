@@ -5,12 +5,14 @@
 #include "cli/line.h"
 #include "cli/settings.h"
 #include "cli/speak.h"
+#include "kvdisk/kvdisk.h"
 
 typedef struct nib_repl {
     nib_cli *cli;
     nib_host host;
     nib_settings settings;
     nib_dialog *dialog;
+    nib_kvdisk *kv;   /* of kept conversations; NULL until one is kept or continued */
     bool interactive; /* both ends are a terminal */
     bool quit;
     int64_t n_replies, n_tokens; /* of this session */
@@ -51,6 +53,7 @@ nib_status nib_repl_export(const nib_repl *r, const char *path, nib_error *e);
 
 /* Kept conversations, the ones the pages of 'nib serve' show too (keep.c). A name is what has
  * neither a slash nor a dot; everything else is a file. */
+extern uint64_t nib_repl_kv_disk; /* --kv-disk */
 bool nib_repl_is_name(const char *arg);
 nib_status nib_repl_keep(nib_repl *r, const char *name, nib_error *e);
 /* NIB_ERR_NOT_FOUND: there is none of that name. */

@@ -493,6 +493,18 @@ static void test_chat_pipe(void **state) {
     test_status(0);
     test_out_has("Be odd.\n");
     test_out_has("greeting");
+    static const char long_said[] =
+        "A message of more than sixty-four tokens, which this model has one of for each letter, so "
+        "that there is a page of it to keep on disk.\n/save paged\n";
+    test_nib(long_said, "chat %s %s", tiny(), ban);
+    test_status(0);
+    test_nib("/load paged\nmore\n/stats\n", "chat %s %s", tiny(), ban);
+    test_status(0);
+    test_out_has(" of them known from before");
+    assert_null(strstr(ran.out.data, " tokens, 0 of them known"));
+    test_nib("/load paged\nmore\n/stats\n", "chat %s %s --kv-disk 0", tiny(), ban);
+    test_status(0);
+    test_out_has(" tokens, 0 of them known");
     test_nib("/list frobnicate\n", "chat %s", tiny());
     test_status(0);
     test_out_has("Nothing of that kind");
