@@ -109,22 +109,34 @@ static void on_reply(nib_said *x, int index, const nib_reply *r) {
     if (x->ask.stream && x->voice->reply) x->voice->reply(x, index);
 }
 
-static void on_end(nib_said *x, nib_status status, const nib_error *e) {
-    nib_http *r = x->r;
-    bool streaming = nib_http_streaming(r);
-    if (status != NIB_OK && !streaming) {
-        nib_http_fail(r, e, x->ask.param);
+static void tell_all(nib_http *r) {
+    nib_said *x = r->state;
+    if (!nib_http_streaming(r)) {
+        x->voice->whole(x);
         return;
     }
-    if (status != NIB_OK) {
-        if (x->voice->failed) x->voice->failed(x, e);
-    } else if (streaming) {
-        if (x->voice->end) x->voice->end(x);
+    if (x->voice->end) x->voice->end(x);
+    nib_http_end(r);
+}
+
+static void keep(nib_http *r) {
+    nib_said *x = r->state;
+    x->voice->keep(x);
+    nib_http_next(r, NIB_LANE_IO, tell_all);
+}
+
+static void on_end(nib_said *x, nib_status status, const nib_error *e) {
+    nib_http *r = x->r;
+    if (status == NIB_OK && x->voice->keep && x->ask.store) {
+        nib_http_next(r, NIB_LANE_STORE, keep);
+    } else if (status == NIB_OK) {
+        tell_all(r);
+    } else if (!nib_http_streaming(r)) {
+        nib_http_fail(r, e, x->ask.param);
     } else {
-        x->voice->whole(x);
+        if (x->voice->failed) x->voice->failed(x, e);
+        nib_http_end(r);
     }
-    if (status == NIB_OK && x->voice->done) x->voice->done(x);
-    if (streaming) nib_http_end(r);
 }
 
 static void on_event(nib_http *r, const nib_event *ev) {
@@ -221,8 +233,12 @@ static void read_it(nib_http *r) {
         nib_http_fail(r, &e, x->ask.param);
 }
 
-void nib_api_read(nib_http *r, nib_read_fn read, const nib_voice *v, const char *id_prefix) {
+nib_lane nib_api_lane(const nib_http *r) {
     enum { LONG = 32 << 10 }; /* bytes: a third of a millisecond */
+    return r->body.n > LONG ? NIB_LANE_TEXT : NIB_LANE_IO;
+}
+
+void nib_api_read(nib_http *r, nib_read_fn read, const nib_voice *v, const char *id_prefix) {
     reading *x = nib_arena_calloc(&r->arena, 1, sizeof *x);
     if (!x) {
         nib_http_error(r, 503, "out_of_memory", NULL, "out of memory for the request");
@@ -231,5 +247,5 @@ void nib_api_read(nib_http *r, nib_read_fn read, const nib_voice *v, const char 
     *x = (reading){.read = read, .voice = v, .id_prefix = id_prefix};
     r->state = x;
     r->on_gone = drop_reading;
-    nib_http_next(r, r->body.n > LONG ? NIB_LANE_TEXT : NIB_LANE_IO, read_it);
+    nib_http_next(r, nib_api_lane(r), read_it);
 }

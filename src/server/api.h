@@ -24,6 +24,7 @@ typedef struct nib_ask {
     /* of single APIs */
     const char *system, *previous; /* a system text beside the messages; an earlier response's id */
     bool store;
+    int64_t n_before; /* of the messages, those of the earlier response */
     json_t *metadata;
 } nib_ask;
 
@@ -123,7 +124,8 @@ typedef struct nib_voice {
     void (*end)(nib_said *x);
     void (*whole)(nib_said *x);
     void (*failed)(nib_said *x, const nib_error *e); /* after the stream has begun */
-    void (*done)(nib_said *x); /* the last: what the API remembers of a complete answer */
+    void (*keep)(
+        nib_said *x); /* before an answer that is to be stored is told: in NIB_LANE_STORE */
 } nib_voice;
 struct nib_said {
     nib_http *r;
@@ -151,6 +153,7 @@ void nib_said_start_with(nib_http *r, nib_ask *ask, const nib_voice *voice, cons
                          nib_messages *messages);
 /* The whole way of most endpoints: body, ask, answer. Long bodies are read in NIB_LANE_TEXT. */
 void nib_api_read(nib_http *r, nib_read_fn read, const nib_voice *v, const char *id_prefix);
+nib_lane nib_api_lane(const nib_http *r); /* where its body is to be read */
 /* Sends what is in x->out: as an SSE event, or as a line; and clears it. */
 void nib_said_sse(nib_said *x, const char *event);
 void nib_said_line(nib_said *x);

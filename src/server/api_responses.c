@@ -1,88 +1,11 @@
 /* OpenAI's /v1/responses: a conversation that the server remembers.
  *
  * A response that is stored can be gone on from by previous_response_id, read and deleted. What is
- * kept is the conversation up to and with the reply, and the response as JSON; bounded in number
- * and bytes, the one not used for longest goes first. It is in memory only, and only whoever made a
+ * kept is the conversation up to and with the reply, and the response as JSON, beside the
+ * conversations of the pages (store/responses.c), before the response is told. Only whoever made a
  * response (the same key, or without keys the same address) can see it. */
 #include "server/api_openai.h"
-#include "server/internal.h"
-
-enum { MAX_KEPT = 256, MAX_BYTES = 64 << 20 };
-
-typedef struct kept {
-    char id[48];
-    uint64_t client, used;
-    nib_messages messages;
-    nib_buf json;
-    size_t bytes;
-} kept;
-typedef struct memory {
-    kept v[MAX_KEPT];
-    int n;
-    size_t bytes;
-    uint64_t clock;
-} memory;
-
-/* ---- memory ---- */
-
-static void drop(memory *m, int i) {
-    m->bytes -= m->v[i].bytes;
-    nib_messages_free(&m->v[i].messages);
-    nib_buf_free(&m->v[i].json);
-    m->v[i] = m->v[--m->n];
-}
-
-void nib_apis_free(nib_server *s) {
-    memory *m = s->apis;
-    while (m && m->n) drop(m, m->n - 1);
-    nib_free(m);
-    s->apis = NULL;
-}
-
-static kept *find(nib_http *r, const char *id) {
-    memory *m = r->server->apis;
-    for (int i = 0; m && i < m->n; i++)
-        if (strcmp(m->v[i].id, id) == 0 && m->v[i].client == r->client) {
-            m->v[i].used = ++m->clock;
-            return &m->v[i];
-        }
-    return NULL;
-}
-
-static void not_found(nib_http *r, const char *id) {
-    nib_http_error(r, 404, "not_found", "previous_response_id",
-                   "Response with id '%.60s' not found: it was never stored, or has been forgotten",
-                   id);
-}
-
-/* Takes over messages and json. */
-static void keep(nib_http *r, const char *id, nib_messages *messages, nib_buf *json) {
-    nib_server *s = r->server;
-    if (!s->apis) s->apis = nib_calloc(1, sizeof(memory));
-    memory *m = s->apis;
-    size_t bytes = json->cap;
-    for (size_t i = 0; i < messages->n; i++)
-        bytes += strlen(messages->v[i].content) + sizeof *messages->v;
-    if (!m || bytes > MAX_BYTES) {
-        nib_messages_free(messages);
-        nib_buf_free(json);
-        return;
-    }
-    while (m->n == MAX_KEPT || m->bytes + bytes > MAX_BYTES) {
-        int oldest = 0;
-        for (int i = 1; i < m->n; i++)
-            if (m->v[i].used < m->v[oldest].used) oldest = i;
-        drop(m, oldest);
-    }
-    kept *k = &m->v[m->n++];
-    *k = (kept){.client = r->client,
-                .used = ++m->clock,
-                .messages = *messages,
-                .json = *json,
-                .bytes = bytes};
-    snprintf(k->id, sizeof k->id, "%s", id);
-    m->bytes += bytes;
-}
+#include "server/web.h"
 
 /* ---- reading ---- */
 
@@ -401,23 +324,30 @@ static void whole(nib_said *x) {
     nib_said_reply(x);
 }
 
-/* ---- endpoints ---- */
+/* ---- what is kept ---- */
 
-/* The conversation that was asked about, for the memory: the request's own is the scheduler's. */
-static void done(nib_said *x) {
-    nib_messages *m = &x->messages;
-    nib_buf json = {0};
-    if (!x->ask.store) return;
+/* The conversation that was asked about, and the reply. In the store's lane. */
+static void keep(nib_said *x) {
     const nib_choice *c = &x->choices[0];
-    if (nib_messages_add(m, "assistant", c->text.len ? c->text.data : "", NULL, NULL) != NIB_OK)
-        return;
-    put_response(&json, x, false, NULL);
-    if (json.failed) {
-        nib_buf_free(&json);
-        return;
+    nib_messages *m = &x->messages;
+    nib_buf list = {0}, body = {0};
+    nib_error e;
+    nib_status s = nib_messages_add(m, "assistant", c->text.len ? c->text.data : "", NULL, &e);
+    for (size_t i = 0; i < m->n; i++) {
+        nib_buf_puts(&list, i ? ",{\"role\":" : "[{\"role\":");
+        nib_put_json(&list, m->v[i].role, strlen(m->v[i].role));
+        nib_buf_puts(&list, ",\"content\":");
+        nib_put_json(&list, m->v[i].content, strlen(m->v[i].content));
+        nib_buf_puts(&list, "}");
     }
-    keep(x->r, x->id, m, &json);
-    *m = (nib_messages){0};
+    nib_buf_puts(&list, "]");
+    put_response(&body, x, false, NULL);
+    if (list.failed || body.failed) s = nib_fail_nomem(&e, list.len + body.len, "a response");
+    nib_response row = {x->id, x->r->client, x->ask.n_before, list.data, body.data};
+    if (s == NIB_OK) s = nib_response_put(web_store(x->r), &row, &e);
+    if (s != NIB_OK) nib_log(NIB_LOG_WARN, "a response is not kept: %s", e.message);
+    nib_buf_free(&list);
+    nib_buf_free(&body);
 }
 
 static nib_status copy_messages(nib_messages *to, const nib_messages *from, nib_error *e) {
@@ -427,45 +357,59 @@ static nib_status copy_messages(nib_messages *to, const nib_messages *from, nib_
 }
 
 /* Puts the earlier conversation before the new messages. */
-static nib_status go_on_from(nib_ask *a, const kept *k, nib_error *e) {
-    nib_messages all = {0};
-    nib_status s = copy_messages(&all, &k->messages, e);
-    if (s == NIB_OK) s = copy_messages(&all, &a->q->messages, e);
-    if (s == NIB_OK && a->max_messages > 0 && all.n > (size_t)a->max_messages)
-        s = nib_fail(e, NIB_ERR_ARGUMENT, "the conversation has %zu messages, at most %d are taken",
-                     all.n, a->max_messages);
-    if (s != NIB_OK) {
-        nib_messages_free(&all);
-        return s;
+static nib_status go_on_from(nib_ask *a, const nib_response *before, nib_error *e) {
+    json_t *list = NULL;
+    nib_messages added = a->q->messages;
+    char *system = (char *)a->q->p.system;
+    NIB_TRY(nib_json_parse(before->messages, strlen(before->messages), &list, e));
+    a->q->messages = (nib_messages){0};
+    a->q->p.system = NULL;
+    nib_status s = NIB_OK;
+    for (size_t i = 0; s == NIB_OK && i < json_array_size(list); i++) {
+        const json_t *m = json_array_get(list, i);
+        const char *role = json_string_value(json_object_get(m, "role")),
+                   *content = json_string_value(json_object_get(m, "content"));
+        s = role && content ? nib_add_message(a, role, content, NULL, e)
+                            : nib_fail(e, NIB_ERR_FORMAT, "'%s' is damaged", before->id);
     }
-    nib_messages_free(&a->q->messages);
-    a->q->messages = all;
-    return NIB_OK;
+    a->n_before = (int64_t)a->q->messages.n;
+    json_decref(list);
+    if (s == NIB_OK && system) s = nib_add_message(a, "system", system, NULL, e);
+    if (s == NIB_OK) s = copy_messages(&a->q->messages, &added, e);
+    nib_messages_free(&added);
+    if (s == NIB_OK && a->max_messages > 0 && a->q->messages.n > (size_t)a->max_messages)
+        s = nib_fail(e, NIB_ERR_ARGUMENT, "the conversation has %zu messages, at most %d are taken",
+                     a->q->messages.n, a->max_messages);
+    return s;
 }
 
-void nib_post_openai_responses(nib_http *r) {
-    static const nib_voice voice = {.stream_type = "text/event-stream",
-                                    .begin = begin,
-                                    .piece = piece,
-                                    .end = end,
-                                    .whole = whole,
-                                    .failed = failed,
-                                    .done = done};
-    nib_ask a;
+/* ---- POST /v1/responses ---- */
+
+static const nib_voice voice = {.stream_type = "text/event-stream",
+                                .begin = begin,
+                                .piece = piece,
+                                .end = end,
+                                .whole = whole,
+                                .failed = failed,
+                                .keep = keep};
+
+static void drop_ask(nib_http *r) {
+    nib_ask_free(r->state);
+}
+
+static void answer(nib_http *r) {
+    nib_ask a = *(nib_ask *)r->state;
     nib_error e;
     nib_messages copy = {0};
-    const json_t *body = nib_http_json(r);
-    if (!body || !nib_ask_init(&a, r)) return;
-    nib_status s = nib_responses_read(&a, body, &e);
-    const kept *k = s == NIB_OK && a.previous ? find(r, a.previous) : NULL;
-    if (s == NIB_OK && a.previous && !k) {
-        not_found(r, a.previous);
-        nib_ask_free(&a);
-        return;
+    nib_status s = NIB_OK;
+    *(nib_ask *)r->state = (nib_ask){0};
+    /* the system text of the messages is part of the conversation, instructions are not */
+    if (a.store && a.q->p.system) {
+        s = nib_messages_add(&copy, "system", a.q->p.system, NULL, &e);
+        a.n_before += a.n_before > 0;
     }
-    if (k) s = go_on_from(&a, k, &e);
-    if (s == NIB_OK && a.system) s = nib_prepend_system(&a, a.system, &e);
     if (s == NIB_OK && a.store) s = copy_messages(&copy, &a.q->messages, &e);
+    if (s == NIB_OK && a.system) s = nib_prepend_system(&a, a.system, &e);
     if (s == NIB_OK) {
         nib_said_start_with(r, &a, &voice, "resp_", &copy);
         return;
@@ -475,23 +419,125 @@ void nib_post_openai_responses(nib_http *r) {
     nib_ask_free(&a);
 }
 
-void nib_get_openai_response(nib_http *r) {
-    const kept *k = find(r, r->rest);
-    if (k)
-        nib_http_reply(r, 200, "application/json", k->json.data, k->json.len);
+static void find_previous(nib_http *r) {
+    nib_ask *a = r->state;
+    nib_response before = {0};
+    nib_error e;
+    nib_status s = nib_response_get(web_store(r), a->previous, r->client, &before, &e);
+    if (s == NIB_OK) s = go_on_from(a, &before, &e);
+    if (s == NIB_OK)
+        nib_http_next(r, NIB_LANE_IO, answer);
     else
-        not_found(r, r->rest);
+        nib_http_fail(r, &e, "previous_response_id");
+    nib_response_free(&before);
+}
+
+static void read_it(nib_http *r) {
+    nib_ask *a = r->state;
+    nib_error e;
+    const json_t *body = nib_http_json(r);
+    if (!body || !nib_ask_init(a, r)) return;
+    if (nib_responses_read(a, body, &e) != NIB_OK)
+        nib_http_fail(r, &e, a->param);
+    else if (a->previous)
+        nib_http_next(r, NIB_LANE_STORE, find_previous);
+    else
+        nib_http_next(r, NIB_LANE_IO, answer);
+}
+
+void nib_post_openai_responses(nib_http *r) {
+    r->state = nib_arena_calloc(&r->arena, 1, sizeof(nib_ask));
+    if (!r->state) {
+        nib_http_error(r, 503, "out_of_memory", NULL, "out of memory for the request");
+        return;
+    }
+    r->on_gone = drop_ask;
+    nib_http_next(r, nib_api_lane(r), read_it);
+}
+
+/* ---- GET and DELETE /v1/responses/ID, and its input_items ---- */
+
+/* A message that was asked, as an item of a list. */
+static json_t *input_item(const nib_response *x, size_t i, const json_t *m) {
+    char id[80];
+    const char *role = json_string_value(json_object_get(m, "role"));
+    bool reply = role && strcmp(role, "assistant") == 0;
+    snprintf(id, sizeof id, "msg_%.48s_%zu", strncmp(x->id, "resp_", 5) ? x->id : x->id + 5, i);
+    return json_pack("{s:s, s:s, s:s, s:s, s:[{s:s, s:O}]}", "id", id, "type", "message", "status",
+                     "completed", "role", role ? role : "user", "content", "type",
+                     reply ? "output_text" : "input_text", "text", json_object_get(m, "content"));
+}
+
+/* A page of a list: order, limit and after of the query, as all of OpenAI's lists have them. */
+static void list_items(nib_http *r, const nib_response *x) {
+    json_t *list = NULL, *data = json_array();
+    nib_error e;
+    int64_t limit = 20;
+    const char *order = nib_http_query(r, "order"), *after = nib_http_query(r, "after"),
+               *most = nib_http_query(r, "limit");
+    bool rising = order && strcmp(order, "asc") == 0, more = false, begun = !after;
+    nib_status s = most ? nib_parse_int("limit", most, 1, 100, &limit, &e) : NIB_OK;
+    if (s == NIB_OK && order && !rising && strcmp(order, "desc") != 0)
+        s = nib_fail(&e, NIB_ERR_ARGUMENT, "order: expected asc or desc, found '%.40s'", order);
+    if (s == NIB_OK) s = nib_json_parse(x->messages, strlen(x->messages), &list, &e);
+    if (s != NIB_OK) {
+        nib_http_fail(r, &e, NULL);
+        json_decref(data);
+        return;
+    }
+    size_t first = (size_t)x->n_before, n = json_array_size(list);
+    n = n > first ? n - first - 1 : 0; /* the last is the reply */
+    for (size_t k = 0; k < n; k++) {
+        size_t i = first + (rising ? k : n - 1 - k);
+        json_t *item = input_item(x, i, json_array_get(list, i));
+        const char *id = json_string_value(json_object_get(item, "id"));
+        more = begun && (int64_t)json_array_size(data) == limit;
+        if (more || !item) {
+            json_decref(item);
+            break;
+        }
+        bool here = after && id && strcmp(id, after) == 0;
+        if (begun) json_array_append(data, item);
+        json_decref(item);
+        begun |= here;
+    }
+    json_decref(list);
+    size_t shown = json_array_size(data);
+    json_t *from = shown ? json_object_get(json_array_get(data, 0), "id") : NULL,
+           *to = shown ? json_object_get(json_array_get(data, shown - 1), "id") : NULL;
+    nib_http_json_reply(r, 200,
+                        json_pack("{s:s, s:O?, s:O?, s:b, s:o}", "object", "list", "first_id", from,
+                                  "last_id", to, "has_more", (int)more, "data", data));
+}
+
+void nib_get_openai_response(nib_http *r) {
+    nib_response x = {0};
+    nib_error e;
+    size_t n = strcspn(r->rest, "/");
+    bool items = strcmp(r->rest + n, "/input_items") == 0;
+    char id[64];
+    const char *stream = nib_http_query(r, "stream");
+    snprintf(id, sizeof id, "%.*s", (int)NIB_MIN(n, sizeof id - 1), r->rest);
+    if (r->rest[n] && !items)
+        nib_http_error(r, 404, "not_found", NULL, "nothing is served at %.200s", r->path);
+    else if (stream && strcmp(stream, "true") == 0)
+        nib_http_error(r, 400, "unsupported", "stream",
+                       "'stream' is not supported here: leave it out");
+    else if (nib_response_get(web_store(r), id, r->client, &x, &e) != NIB_OK)
+        nib_http_fail(r, &e, "response_id");
+    else if (items)
+        list_items(r, &x);
+    else
+        nib_http_reply(r, 200, "application/json", x.body, strlen(x.body));
+    nib_response_free(&x);
 }
 
 void nib_delete_openai_response(nib_http *r) {
-    memory *m = r->server->apis;
-    kept *k = find(r, r->rest);
-    if (!k) {
-        not_found(r, r->rest);
-        return;
-    }
-    nib_http_json_reply(
-        r, 200,
-        json_pack("{s:s, s:s, s:b}", "id", k->id, "object", "response.deleted", "deleted", true));
-    drop(m, (int)(k - m->v));
+    nib_error e;
+    if (nib_response_delete(web_store(r), r->rest, r->client, &e) == NIB_OK)
+        nib_http_json_reply(r, 200,
+                            json_pack("{s:s, s:s, s:b}", "id", r->rest, "object",
+                                      "response.deleted", "deleted", true));
+    else
+        nib_http_fail(r, &e, "response_id");
 }

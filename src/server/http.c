@@ -327,7 +327,8 @@ static void go(nib_http *r, nib_lane lane, nib_handler fn) {
         fn(r); /* r may be gone */
         return;
     }
-    if (nib_lane_full(r->server, lane)) {
+    bool fresh = !o->status && !o->n_prompt; /* what was generated already is not thrown away */
+    if (fresh && nib_lane_full(r->server, lane)) {
         nib_http_error(r, 429, "rate_limit_exceeded", NULL, "too many requests wait already");
         return;
     }

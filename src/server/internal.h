@@ -104,7 +104,6 @@ struct nib_server {
     int n_stops;
     double stop_at;
     uint64_t n_http, n_http_errors; /* replies, and of them with a status from 400 on */
-    void *apis;                     /* what APIs keep between requests (responses) */
     struct nib_web *web;            /* what pages keep */
 };
 
@@ -143,6 +142,4 @@ void nib_web_close(nib_server *s);
 void nib_web_attach(nib_server *s, nib_engine *en);
 /* web_page.c: a whole page that says what is wrong, or a note for a page that is there already. */
 void nib_web_error(nib_http *r, int status, const char *message, nib_buf *out);
-/* api_responses.c: what it keeps */
-void nib_apis_free(nib_server *s);
 #endif

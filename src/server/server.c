@@ -342,7 +342,6 @@ void nib_server_free(nib_server *s) {
     if (s->http) evhttp_free(s->http);
     nib_conns_free(s);
     nib_web_close(s);
-    nib_apis_free(s);
     if (s->mail_event) event_free(s->mail_event);
     if (s->stop_event) event_free(s->stop_event);
     if (s->tick) event_free(s->tick);

@@ -104,6 +104,23 @@ nib_status nib_turn_sync(nib_store *s, int64_t talk, const nib_messages *m, cons
 /* Without failed ones that are empty. Replaces what out holds. */
 nib_status nib_turns_messages(const nib_turns *t, nib_messages *out, nib_error *e);
 
+/* ---- responses of an API (responses.c) ---- */
+
+enum { NIB_RESPONSES_MOST = 1024, NIB_RESPONSES_BYTES = 64 << 20, NIB_RESPONSES_DAYS = 30 };
+typedef struct nib_response {
+    char *id;
+    uint64_t client;       /* only whoever made it sees it */
+    int64_t n_before;      /* of the messages, those of earlier responses */
+    char *messages, *body; /* JSON */
+} nib_response;
+void nib_response_free(nib_response *r);
+/* Keeps it, and forgets those not used for longest, as far as there are more than the limits. */
+nib_status nib_response_put(nib_store *s, const nib_response *r, nib_error *e);
+/* It counts as used. NIB_ERR_NOT_FOUND: there is none, or it is another client's. */
+nib_status nib_response_get(nib_store *s, const char *id, uint64_t client, nib_response *out,
+                            nib_error *e);
+nib_status nib_response_delete(nib_store *s, const char *id, uint64_t client, nib_error *e);
+
 /* ---- writing out (transcript.c, transcript_pdf.c) ---- */
 
 /* What is written, once, for every form. */

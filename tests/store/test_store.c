@@ -414,13 +414,75 @@ static void test_memory(void **state) {
     }
 }
 
+/* ---- responses ---- */
+
+static nib_status put_response(nib_store *s, const char *id, uint64_t client, size_t bytes) {
+    nib_buf body = {0};
+    nib_buf_puts(&body, "\"");
+    nib_buf_reserve(&body, bytes);
+    while (body.len < bytes) nib_buf_puts(&body, "0123456789abcdef");
+    nib_response r = {(char *)id, client, 2, "[]", body.data};
+    nib_status st = nib_response_put(s, &r, &e);
+    nib_buf_free(&body);
+    return st;
+}
+
+static bool is_there(nib_store *s, const char *id, uint64_t client) {
+    nib_response r = {0};
+    nib_status st = nib_response_get(s, id, client, &r, &e);
+    if (st != NIB_OK) assert_int_equal(st, NIB_ERR_NOT_FOUND);
+    if (st == NIB_OK) assert_string_equal(r.id, id);
+    if (st == NIB_OK) assert_int_equal(r.n_before, 2);
+    nib_response_free(&r);
+    return st == NIB_OK;
+}
+
+/* Kept in the file, for their clients alone, and no more than the limits. */
+static void test_responses(void **state) {
+    (void)state;
+    const char *path = fresh_path("responses.db");
+    nib_store *s;
+    char id[40];
+    test_ok(nib_store_open(&s, path, &e), &e);
+    assert_false(is_there(s, "resp_a", 1));
+    assert_int_equal(nib_response_delete(s, "resp_a", 1, &e), NIB_ERR_NOT_FOUND);
+    test_ok(put_response(s, "resp_a", UINT64_MAX, 10), &e);
+    test_ok(put_response(s, "resp_b", 2, 10), &e);
+    nib_store_close(s);
+    test_ok(nib_store_open(&s, path, &e), &e);
+    assert_true(is_there(s, "resp_a", UINT64_MAX));
+    assert_false(is_there(s, "resp_a", 2));
+    assert_int_equal(nib_response_delete(s, "resp_b", 1, &e), NIB_ERR_NOT_FOUND);
+    test_ok(nib_response_delete(s, "resp_b", 2, &e), &e);
+    assert_false(is_there(s, "resp_b", 2));
+    nib_store_close(s);
+    /* number: the least recently used goes */
+    s = memory();
+    for (int i = 0; i < NIB_RESPONSES_MOST; i++) {
+        snprintf(id, sizeof id, "resp_%d", i);
+        test_ok(put_response(s, id, 1, 10), &e);
+    }
+    assert_true(is_there(s, "resp_0", 1)); /* used again */
+    test_ok(put_response(s, "resp_new", 1, 10), &e);
+    assert_true(is_there(s, "resp_0", 1));
+    assert_true(is_there(s, "resp_2", 1));
+    assert_false(is_there(s, "resp_1", 1));
+    /* bytes */
+    test_ok(put_response(s, "resp_big", 1, NIB_RESPONSES_BYTES / 2), &e);
+    test_ok(put_response(s, "resp_bigger", 1, NIB_RESPONSES_BYTES / 2 + 1000), &e);
+    assert_false(is_there(s, "resp_big", 1));
+    assert_false(is_there(s, "resp_0", 1));
+    assert_true(is_there(s, "resp_bigger", 1));
+    nib_store_close(s);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tree),        cmocka_unit_test(test_settings),
         cmocka_unit_test(test_search),      cmocka_unit_test(test_killed),
         cmocka_unit_test(test_two_at_once), cmocka_unit_test(test_bad_files),
         cmocka_unit_test(test_sync),        cmocka_unit_test(test_transcripts),
-        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_memory),      cmocka_unit_test(test_responses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
