@@ -166,6 +166,8 @@ void nib_decoder_measure(const nib_desc *d, int64_t max_tok, size_t *memory, siz
 nib_status nib_decoder_new(nib_decoder *x, const nib_desc *d, nib_kv_type kv, int64_t n_ctx,
                            int64_t max_tok, nib_error *e);
 void nib_decoder_free(nib_decoder *x);
+/* Gives the memory of its buffers back until the next pass. */
+void nib_decoder_rest(nib_decoder *x);
 /* Bytes of a page, without a decoder; 0: the head width does not suit the type. */
 size_t nib_decoder_page_bytes(const nib_desc *d, nib_kv_type kv);
 /* The forward pass, on all threads of be, whose scratch was reserved. */

@@ -153,6 +153,10 @@ void nib_decoder_free(nib_decoder *x) {
     *x = (nib_decoder){0};
 }
 
+void nib_decoder_rest(nib_decoder *x) {
+    nib_drop_pages(x->memory, x->memory_bytes);
+}
+
 /* ---- the program ---- */
 
 typedef struct pass {

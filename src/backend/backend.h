@@ -56,6 +56,8 @@ void nib_backend_free(nib_backend *be);
 int nib_backend_threads(const nib_backend *be);
 /* Makes every thread's scratch at least 'bytes' large. Not while a program runs. */
 nib_status nib_backend_reserve(nib_backend *be, size_t bytes, nib_error *e);
+/* Gives the scratch's memory back until the next program. Not while a program runs. */
+void nib_backend_rest(nib_backend *be);
 /* From now on each thread adds its times to profiles[thread]; NULL ends it. Not while a program
  * runs. */
 void nib_backend_profile(nib_backend *be, nib_profile *profiles);

@@ -86,6 +86,10 @@ nib_status nib_backend_reserve(nib_backend *be, size_t bytes, nib_error *e) {
     return NIB_OK;
 }
 
+void nib_backend_rest(nib_backend *be) {
+    nib_drop_pages(be->scratch, be->scratch_each * (size_t)be->n);
+}
+
 static void start(void *arg, int tid, int n) {
     nib_backend *be = arg;
     nib_worker w = {.be = be, .k = be->k, .tid = tid, .n = n, .phase = be->phase};

@@ -1,6 +1,10 @@
 /* All heap memory: plain allocations, page allocations for large arrays, arenas, buffers. */
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <unistd.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include "base/base.h"
 
 static atomic_long n_allocs, fail_after;
@@ -54,6 +58,18 @@ void *nib_alloc_pages(size_t bytes) {
 }
 void nib_free_pages(void *p, size_t bytes) {
     if (p) munmap(p, bytes ? bytes : 1);
+}
+
+void nib_drop_pages(void *p, size_t bytes) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), at = (uintptr_t)p;
+    uintptr_t from = NIB_ROUND_UP(at, page), to = (at + bytes) / page * page;
+    if (p && from < to) madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
+void nib_alloc_trim(void) {
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
 }
 
 bool nib_mul_size(size_t a, size_t b, size_t *out) {

@@ -61,6 +61,11 @@ char *nib_strndup(const char *s, size_t n);
  * size. For weights, KV and scratch. */
 void *nib_alloc_pages(size_t bytes);
 void nib_free_pages(void *p, size_t bytes);
+/* The content of [p, p + bytes), a part of such an allocation, is not needed any more: its whole
+ * pages go back to the system and read as zeros until they are written. */
+void nib_drop_pages(void *p, size_t bytes);
+/* Gives memory that was freed back to the system, where the allocator kept it. Any thread. */
+void nib_alloc_trim(void);
 /* false when a*b overflows; else *out = a*b. */
 bool nib_mul_size(size_t a, size_t b, size_t *out);
 /* Test hooks: the n-th allocation from now fails (0: none); the number of allocations so far. */

@@ -396,6 +396,14 @@ void nib_engine_forget(nib_engine *en) {
     }
 }
 
+void nib_engine_rest(nib_engine *en) {
+    nib_decoder_rest(&en->dec);
+    nib_backend_rest(en->be);
+    nib_drop_pages(en->logits, en->logits ? en->logits_bytes : 0);
+    nib_kv_pool_rest(&en->pool);
+    nib_alloc_trim();
+}
+
 static nib_status check_ids(const nib_engine *en, const int32_t *ids, int64_t n, nib_error *e) {
     for (int64_t i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= en->m->desc.n_vocab)

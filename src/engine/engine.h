@@ -205,6 +205,9 @@ typedef struct nib_kv_usage {
 nib_kv_usage nib_engine_kv(const nib_engine *en);
 /* Forgets every kept page. */
 void nib_engine_forget(nib_engine *en);
+/* Gives back the memory that only passes need: buffers, logits, free pages. The next pass takes it
+ * again, which costs it some milliseconds; logits that were handed out are lost. */
+void nib_engine_rest(nib_engine *en);
 
 /* Last hidden states of a text's tokens, out [n, n_embd]. */
 nib_status nib_engine_hidden(nib_engine *en, const int32_t *ids, int64_t n, float *out,

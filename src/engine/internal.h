@@ -32,6 +32,7 @@ void nib_kv_pool_free(nib_kv_pool *p);
 uint8_t *nib_kv_page_take(nib_kv_pool *p);
 uint8_t *nib_kv_page_share(nib_kv_pool *p, uint8_t *page); /* one reference more; returns page */
 void nib_kv_page_give(nib_kv_pool *p, uint8_t *page);      /* one less; without any it is free */
+void nib_kv_pool_rest(nib_kv_pool *p);                     /* gives the memory of free pages back */
 int32_t nib_kv_page_index(const nib_kv_pool *p, const uint8_t *page);
 uint8_t *nib_kv_page_at(const nib_kv_pool *p, int32_t i);
 

@@ -30,6 +30,13 @@ void nib_kv_pool_free(nib_kv_pool *p) {
     *p = (nib_kv_pool){0};
 }
 
+void nib_kv_pool_rest(nib_kv_pool *p) {
+    for (int32_t i = 0, end; i < p->n_pages; i = end + 1) {
+        for (end = i; end < p->n_pages && !p->refs[end];) end++;
+        nib_drop_pages(nib_kv_page_at(p, i), (size_t)(end - i) * p->page_bytes);
+    }
+}
+
 int32_t nib_kv_page_index(const nib_kv_pool *p, const uint8_t *page) {
     return (int32_t)((size_t)(page - p->slab) / p->page_bytes);
 }

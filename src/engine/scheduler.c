@@ -12,6 +12,7 @@
  * Without a free page the newest reply steps back: its pages stay known while there is room, its
  * text and its random numbers stay, and the timeline is computed again later. The oldest never
  * steps back, so something always gets on. */
+#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <time.h>
@@ -56,7 +57,7 @@ struct nib_sched {
     bool started[2];
     pthread_mutex_t lock;
     pthread_cond_t come, work; /* for the preparing and the computing thread */
-    bool quit;
+    bool quit, rested;         /* memory for passes was given back since the last */
     nib_job *incoming, *ready; /* in order of arrival */
     int n_waiting;
     uint64_t next_id;
@@ -721,6 +722,27 @@ static int show_state(nib_sched *s) {
     return n;
 }
 
+/* With the lock held and nothing to do: waits until somebody calls, or for some seconds. */
+static bool wait_for(nib_sched *s, int seconds) {
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += seconds;
+    return pthread_cond_timedwait(&s->work, &s->lock, &until) != ETIMEDOUT;
+}
+
+/* The same without end; after a while memory that waiting does not need is given back. */
+static void wait_idle(nib_sched *s) {
+    enum { REST_AFTER = 5 };
+    if (s->rested) {
+        pthread_cond_wait(&s->work, &s->lock);
+    } else if (!wait_for(s, REST_AFTER)) {
+        s->rested = true;
+        pthread_mutex_unlock(&s->lock);
+        nib_engine_rest(s->en);
+        pthread_mutex_lock(&s->lock);
+    }
+}
+
 static void *compute_all(void *arg) {
     nib_sched *s = arg;
     pthread_mutex_lock(&s->lock);
@@ -730,18 +752,14 @@ static void *compute_all(void *arg) {
         int n = show_state(s);
         if (s->quit) break;
         if (!n) {
-            if (!s->ready) pthread_cond_wait(&s->work, &s->lock);
+            if (!s->ready) wait_idle(s);
             continue;
         }
+        s->rested = false;
         pthread_mutex_unlock(&s->lock);
         bool moved = turn(s);
         pthread_mutex_lock(&s->lock);
-        if (moved || s->quit) continue;
-        /* every listener is full */
-        struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_sec++;
-        pthread_cond_timedwait(&s->work, &s->lock, &until);
+        if (!moved && !s->quit) wait_for(s, 1); /* every listener is full */
     }
     pthread_mutex_unlock(&s->lock);
     return NULL;

@@ -150,6 +150,40 @@ static void far_tokens_are_exact(void **state) {
     model = keep;
 }
 
+/* Memory given back between passes: what follows has the same bits. */
+static void rest_changes_nothing(void **state) {
+    (void)state;
+    enum { N = 130 };
+    int32_t ids[N];
+    some_tokens(ids, N, 5);
+    float *want[2];
+    for (int rest = 0; rest < 2; rest++) {
+        nib_engine *en = engine(NIB_KV_F16, 2, 3, 256);
+        nib_seq *a, *b, *c;
+        const float *logits;
+        test_ok(nib_seq_new(&a, en, &e), &e);
+        test_ok(nib_seq_new(&b, en, &e), &e);
+        test_ok(nib_seq_new(&c, en, &e), &e);
+        test_ok(nib_seq_eval(b, ids, 70, NULL, &e), &e); /* pages that are free, between others */
+        test_ok(nib_seq_eval(a, ids, N - 1, NULL, &e), &e);
+        nib_seq_publish(a);
+        nib_seq_free(b);
+        if (rest) nib_engine_rest(en);
+        test_ok(nib_seq_eval(a, ids + N - 1, 1, &logits, &e), &e);
+        float *first = copy(logits);
+        int64_t known = nib_seq_adopt(c, ids, N - 1);
+        assert_int_equal(known, 128);
+        if (rest) nib_engine_rest(en);
+        test_ok(nib_seq_eval(c, ids + known, N - known, &logits, &e), &e);
+        expect_same(logits, first);
+        want[rest] = first;
+        nib_engine_free(en);
+    }
+    expect_same(want[1], want[0]);
+    nib_free(want[0]);
+    nib_free(want[1]);
+}
+
 static void limits_are_errors(void **state) {
     (void)state;
     nib_engine *en = engine(NIB_KV_F16, 1, 1, 100);
@@ -283,7 +317,7 @@ int main(void) {
         cmocka_unit_test(far_tokens_are_exact),      cmocka_unit_test(limits_are_errors),
         cmocka_unit_test(cancel_keeps_whole_chunks), cmocka_unit_test(steps_do_not_allocate),
         cmocka_unit_test(loading_may_fail_anywhere), cmocka_unit_test(plan_counts_kv),
-        cmocka_unit_test(embedding_has_length_one),
+        cmocka_unit_test(embedding_has_length_one),  cmocka_unit_test(rest_changes_nothing),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);
 }
