@@ -81,8 +81,6 @@ static double read_gbs(const uint8_t *p, size_t n) {
 
 /* ---- attention ---- */
 
-static const char *const type_name[] = {"f16", "f32", "q8_0"};
-
 typedef struct room {
     uint8_t *k, *v; /* pages one after the other */
     size_t page;    /* bytes */
@@ -130,6 +128,7 @@ static void room_make(room *r, const nib_kernels *k, nib_kv_type type, int d, in
     for (int i = 0; i < MAX_Q; i++) {
         r->qs[i] = r->q + (size_t)i * (size_t)d;
         for (int j = 0; j < d; j++) r->q[i * d + j] = nib_rng_normal(&rng) / sqrtf((float)d);
+        k->attn_query(type, r->q + i * d, d);
     }
 }
 static void room_free(room *r) {
@@ -181,7 +180,7 @@ static void prefill(const nib_kernels *k, nib_kv_type type, int d, int g, double
     }
     double full = 4e-9 * MAX_Q * 512 * d / best_full, causal = 4e-9 * work * d / best_causal;
     printf("prefill %-4s D %3d G %d: full %6.1f GFLOP/s (%4.1f %%), causal %6.1f (%4.1f %%)\n",
-           type_name[type], d, g, full, peak > 0 ? 100 * full / peak : 0, causal,
+           nib_kv_name(type), d, g, full, peak > 0 ? 100 * full / peak : 0, causal,
            peak > 0 ? 100 * causal / peak : 0);
     room_free(&r);
 }
@@ -198,7 +197,8 @@ static void decode(const nib_kernels *k, nib_kv_type type, int d, int g, size_t 
         best = fmin(best, seconds() - t);
     }
     printf("decode  %-4s D %3d G %d: %5.1f GB/s of cache (%zu MiB; plain read %5.1f)\n",
-           type_name[type], d, g, gb / best, bytes >> 20, read_gbs(r.k, r.page * (size_t)n_pages));
+           nib_kv_name(type), d, g, gb / best, bytes >> 20,
+           read_gbs(r.k, r.page * (size_t)n_pages));
     room_free(&r);
 }
 
@@ -212,15 +212,16 @@ int main(int argc, char **argv) {
     double peak = peak_gflops(k);
     printf("%s: FMA peak %.1f GFLOP/s\n", k->name, peak);
     const char *only = argc > 2 ? argv[2] : "";
-    for (int t = NIB_KV_F16; t <= NIB_KV_Q8_0; t++)
+    for (int t = NIB_KV_I16; t < NIB_KV_N_TYPES; t++)
         for (int d = 64; d <= 128; d *= 2)
             if (strcmp(only, "decode") != 0) prefill(k, (nib_kv_type)t, d, 4, peak);
     if (strcmp(only, "prefill") == 0) return 0;
-    for (int t = NIB_KV_F16; t <= NIB_KV_Q8_0; t++)
+    for (int t = NIB_KV_I16; t < NIB_KV_N_TYPES; t++)
         for (int g = 1; g <= 8; g *= 2) {
             decode(k, (nib_kv_type)t, 64, g, 128u << 20);
             decode(k, (nib_kv_type)t, 64, g, 1u << 20);
         }
+    decode(k, NIB_KV_I16, 128, 4, 128u << 20);
     decode(k, NIB_KV_F16, 128, 4, 128u << 20);
     return 0;
 }

@@ -94,7 +94,13 @@ NIB_API bool nib_is_end(const nib_model *m, int32_t id);
 
 /* ---- how to run ---- */
 
-typedef enum nib_cache { NIB_CACHE_F16, NIB_CACHE_F32, NIB_CACHE_Q8_0 } nib_cache;
+typedef enum nib_cache {
+    NIB_CACHE_AUTO,
+    NIB_CACHE_I16,
+    NIB_CACHE_F16,
+    NIB_CACHE_F32,
+    NIB_CACHE_Q8_0
+} nib_cache;
 enum { NIB_CONTEXT_AUTO = -1 }; /* the largest context that fits in memory */
 /* Zeros are the defaults; so is a NULL pointer to it. */
 typedef struct nib_config {

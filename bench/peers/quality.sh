@@ -5,8 +5,8 @@
 #
 # The reference is 'nib logits --f32': weights dequantised, activations never rounded. Without a text, the tokens are
 # arbitrary. Printed per model: mean and 99.9th percentile of the Kullback-Leibler divergence (nats), equal first choices, and
-# the ratio of the means. OPTIONS goes to 'nib logits' of nib's side
-# (--fast-prompt). NIB_CPU and PEER_ISA as in compare.sh.
+# the ratio of the means. Both keep the cache they keep by default. OPTIONS goes to 'nib logits' of nib's side
+# (--fast-prompt, --kv f32). NIB_CPU and PEER_ISA as in compare.sh.
 set -eu
 n=256 text= options=
 while getopts n:f:o: o; do
@@ -34,7 +34,7 @@ for model; do
     fi
     nib logits "$model" --f32 --tokens "$tmp/ids" --out "$tmp/reference"
     # shellcheck disable=SC2086 # several words are several options
-    nib logits "$model" $options --tokens "$tmp/ids" --out "$tmp/nib"
+    nib logits "$model" --kv auto $options --tokens "$tmp/ids" --out "$tmp/nib"
     "$peer" logits "$model" 2 "$tmp/ids" "$tmp/llamacpp"
     "$kl" "$vocab" "$tmp/reference" "$tmp/nib" "$tmp/llamacpp" | awk -v model="$(echo "${model%.gguf}" | sed "s,.*/\([^/]*/[^/]*\)$,\1,")" '
         { n[NR] = $1; mean[NR] = $2; tail[NR] = $3; top[NR] = $4 }

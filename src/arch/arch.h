@@ -168,6 +168,9 @@ nib_status nib_decoder_new(nib_decoder *x, const nib_desc *d, nib_kv_type kv, in
 void nib_decoder_free(nib_decoder *x);
 /* Gives the memory of its buffers back until the next pass. */
 void nib_decoder_rest(nib_decoder *x);
+/* The cache that AUTO is: I16 where weights meet 8-bit activations and the heads suit it, else F16.
+ * Any other type is itself. */
+nib_kv_type nib_decoder_kv(const nib_desc *d, nib_kv_type kv);
 /* Bytes of a page, without a decoder; 0: the head width does not suit the type. */
 size_t nib_decoder_page_bytes(const nib_desc *d, nib_kv_type kv);
 /* The forward pass, on all threads of be, whose scratch was reserved. */

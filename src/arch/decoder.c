@@ -81,7 +81,16 @@ void nib_decoder_measure(const nib_desc *d, int64_t max_tok, size_t *memory, siz
     *scratch = ops_scratch(d, max_tok) + own_layout(&o, 0, d);
 }
 
+nib_kv_type nib_decoder_kv(const nib_desc *d, nib_kv_type kv) {
+    if (kv != NIB_KV_AUTO) return kv;
+    /* with float activations attention should not be what rounds most */
+    if (!d->n_layer || nib_mat_act(d->layers[0].down.w.dtype) == NIB_ACT_F32) return NIB_KV_F16;
+    bool suits = nib_kv_head_bytes(NIB_KV_I16, d->d) && nib_kv_head_bytes(NIB_KV_I16, d->dv);
+    return suits ? NIB_KV_I16 : NIB_KV_F16;
+}
+
 size_t nib_decoder_page_bytes(const nib_desc *d, nib_kv_type kv) {
+    kv = nib_decoder_kv(d, kv);
     size_t k = nib_kv_head_bytes(kv, d->d), v = nib_kv_head_bytes(kv, d->dv);
     return k && v ? (k + v) * (size_t)d->n_kv * (size_t)d->n_layer : 0;
 }
@@ -121,13 +130,14 @@ static void rope_init(nib_rope *r, double *freq, const nib_rope_desc *p, int64_t
 
 nib_status nib_decoder_new(nib_decoder *out, const nib_desc *d, nib_kv_type kv, int64_t n_ctx,
                            int64_t max_tok, nib_error *e) {
-    nib_decoder x = {.d = d, .kv = kv, .max_tok = max_tok};
+    nib_decoder x = {.d = d, .kv = nib_decoder_kv(d, kv), .max_tok = max_tok};
+    kv = x.kv;
     x.k_bytes = nib_kv_head_bytes(kv, d->d);
     x.v_bytes = nib_kv_head_bytes(kv, d->dv);
     if (!x.k_bytes || !x.v_bytes)
-        return nib_fail(
-            e, NIB_ERR_UNSUPPORTED,
-            "a q8_0 cache needs heads whose width is a multiple of 32, not %d: use --kv f16", d->d);
+        return nib_fail(e, NIB_ERR_UNSUPPORTED,
+                        "a %s cache does not suit heads that are %d wide: use --kv f16",
+                        nib_kv_name(kv), d->d);
     x.layer_bytes = (x.k_bytes + x.v_bytes) * (size_t)d->n_kv;
     nib_decoder_measure(d, max_tok, &x.memory_bytes, &x.scratch_bytes);
     x.own_offset = ops_scratch(d, max_tok);

@@ -5,7 +5,7 @@
 #include "eval/eval.h"
 
 enum { MAX_LIST = 32 };
-static const char *pp = "512", *tg = "64", *depth = "0", *batch = "1", *threads = "0", *kv = "f16";
+static const char *pp = "512", *tg = "64", *depth = "0", *batch = "1", *threads = "0", *kv = "auto";
 static int64_t reps = 5;
 static bool as_json, as_csv, no_probe, profile, fast;
 const nib_option nib_opts_bench[] = {
@@ -14,7 +14,7 @@ const nib_option nib_opts_bench[] = {
     NIB_OPT_TEXT("depth", 0, "LIST", &depth, "tokens in the context before (0)"),
     NIB_OPT_TEXT("batch", 0, "LIST", &batch, "sequences generating together (1)"),
     NIB_OPT_TEXT("threads", 't', "LIST", &threads, "threads, 0 for physical cores (0)"),
-    NIB_OPT_TEXT("kv", 0, "LIST", &kv, "formats of the key/value cache: f16, f32, q8_0 (f16)"),
+    NIB_OPT_TEXT("kv", 0, "LIST", &kv, "formats of the key/value cache: i16, f16, f32, q8_0 (auto)"),
     NIB_OPT_INT("reps", 'r', "N", &reps, 1, 1000, "timed runs after one warm-up (5)"),
     NIB_OPT_SWITCH("fast-prompt", 0, &fast,
                    "with weights rounded once more in prompts; tests are then named \"... fast\""),
@@ -177,9 +177,7 @@ static nib_status one_engine(nib_model *m, int n_threads, nib_kv_type type, cons
     nib_engine *en;
     NIB_TRY(nib_engine_new(&en, m, &ep, e));
     nib_engine_set_cancel(en, &nib_cancel);
-    static const char *const kv_names[] = {
-        [NIB_KV_F16] = "f16", [NIB_KV_F32] = "f32", [NIB_KV_Q8_0] = "q8_0"};
-    row x = {.m = nib_model_get_info(m), .threads = nib_engine_threads(en), .kv = kv_names[type]};
+    row x = {.m = nib_model_get_info(m), .threads = nib_engine_threads(en), .kv = nib_kv_name(nib_engine_kv_type(en))};
     nib_status s = NIB_OK;
     nib_profile *profiles = nib_alloc((size_t)x.threads * sizeof *profiles);
     if (!profiles)
@@ -276,11 +274,11 @@ nib_status nib_cmd_bench(nib_cli *c, nib_error *e) {
     snprintf(kinds_text, sizeof kinds_text, "%s", kv);
     for (char *p = strtok(kinds_text, ","); p && kinds.n < MAX_LIST; p = strtok(NULL, ",")) {
         int i;
-        if (nib_parse_choice("--kv", p, "f16|f32|q8_0", &i, e) != NIB_OK) {
+        if (nib_parse_choice("--kv", p, NIB_KV_CHOICE, &i, e) != NIB_OK) {
             c->usage = true;
             return NIB_ERR_ARGUMENT;
         }
-        kinds.v[kinds.n++] = i == 0 ? NIB_KV_F16 : i == 1 ? NIB_KV_F32 : NIB_KV_Q8_0;
+        kinds.v[kinds.n++] = i;
     }
     nib_interrupt_catch();
     nib_probe p = {0};

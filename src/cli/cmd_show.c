@@ -15,8 +15,8 @@ const nib_option nib_opts_show[] = {
 /* Memory at one context length, for the two kinds of cache. */
 typedef struct need {
     int64_t n_ctx;
-    uint64_t f16, q8_0; /* bytes in all; 0: this cache does not suit the model */
-    bool f16_fits, q8_0_fits;
+    uint64_t own, q8_0; /* bytes in all; 0: this cache does not suit the model */
+    bool own_fits, q8_0_fits;
 } need;
 enum { MAX_NEEDS = 8 };
 
@@ -36,8 +36,8 @@ static int find_needs(const nib_model *m, need *out) {
         out[n++].n_ctx = ctx;
     out[n++].n_ctx = i->n_ctx_train;
     for (int k = 0; k < n; k++) {
-        out[k].f16_fits = out[k].q8_0_fits = false;
-        out[k].f16 = plan_for(m, out[k].n_ctx, NIB_KV_F16, &out[k].f16_fits);
+        out[k].own_fits = out[k].q8_0_fits = false;
+        out[k].own = plan_for(m, out[k].n_ctx, NIB_KV_AUTO, &out[k].own_fits);
         out[k].q8_0 = plan_for(m, out[k].n_ctx, NIB_KV_Q8_0, &out[k].q8_0_fits);
     }
     return n;
@@ -131,9 +131,10 @@ static nib_status print_json(const nib_model *m, const char *unsupported, nib_er
     n = i->has_weights && i->causal ? find_needs(m, needs) : 0;
     for (int k = 0; k < n; k++) {
         json_array_append_new(
-            memory, json_pack("{s:I, s:I, s:b, s:I, s:b}", "context", (json_int_t)needs[k].n_ctx,
-                              "f16", (json_int_t)needs[k].f16, "f16_fits", needs[k].f16_fits,
-                              "q8_0", (json_int_t)needs[k].q8_0, "q8_0_fits", needs[k].q8_0_fits));
+            memory,
+            json_pack("{s:I, s:I, s:b, s:I, s:b}", "context", (json_int_t)needs[k].n_ctx, "default",
+                      (json_int_t)needs[k].own, "default_fits", needs[k].own_fits, "q8_0",
+                      (json_int_t)needs[k].q8_0, "q8_0_fits", needs[k].q8_0_fits));
     }
     json_t *v = json_pack(
         "{s:o, s:o, s:o, s:I, s:I, s:I, s:s, s:o, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
@@ -155,7 +156,7 @@ static nib_status print_json(const nib_model *m, const char *unsupported, nib_er
         if (show_keys) json_object_set_new(v, "keys", keys_json(nib_model_gguf(m)));
         if (show_tensors) json_object_set_new(v, "tensors", tensors_json(nib_model_gguf(m)));
         json_object_set_new(v, "kv_bytes_per_token",
-                            json_pack("{s:o, s:o}", "f16", number(kv_per_token(m, NIB_KV_F16)),
+                            json_pack("{s:o, s:o}", "default", number(kv_per_token(m, NIB_KV_AUTO)),
                                       "q8_0", number(kv_per_token(m, NIB_KV_Q8_0))));
         json_object_set_new(v, "memory", memory);
         json_object_set_new(v, "available_bytes", number(sys.mem_available));
@@ -197,16 +198,16 @@ static void print_memory(const nib_model *m) {
     nib_sysinfo sys;
     nib_sysinfo_read(&sys);
     int n = find_needs(m, needs);
-    uint64_t f16 = kv_per_token(m, NIB_KV_F16), q8_0 = kv_per_token(m, NIB_KV_Q8_0);
+    uint64_t own = kv_per_token(m, NIB_KV_AUTO), q8_0 = kv_per_token(m, NIB_KV_Q8_0);
     row("KV cache");
-    printf("%s a token in f16", nib_bytes_text(f16));
+    printf("%s a token", nib_bytes_text(own));
     if (q8_0) printf(", %s in q8_0", nib_bytes_text(q8_0));
-    printf(": %s at 2048 in f16\n", nib_bytes_text(nib_model_kv_bytes(m, NIB_KV_F16, 2048)));
-    row("memory"), printf("%-10s%-20s%-20s(%s available here)\n", "context", "with f16 KV",
+    printf(": %s at 2048\n", nib_bytes_text(nib_model_kv_bytes(m, NIB_KV_AUTO, 2048)));
+    row("memory"), printf("%-10s%-20s%-20s(%s available here)\n", "context", "with KV",
                           "with q8_0 KV", nib_bytes_text(sys.mem_available));
     for (int k = 0; k < n; k++) {
         row(""), printf("%-10lld", (long long)needs[k].n_ctx);
-        put_need(needs[k].f16, needs[k].f16_fits);
+        put_need(needs[k].own, needs[k].own_fits);
         put_need(needs[k].q8_0, needs[k].q8_0_fits);
         putchar('\n');
     }

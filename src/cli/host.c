@@ -26,10 +26,9 @@ static nib_status set_ctx(const nib_option *o, const char *value, nib_error *e) 
 }
 
 static nib_status set_kv(const nib_option *o, const char *value, nib_error *e) {
-    static const nib_kv_type types[] = {NIB_KV_F16, NIB_KV_F32, NIB_KV_Q8_0}; /* as in o->arg */
     int i;
     NIB_TRY(nib_parse_choice(o->name, value, o->arg, &i, e));
-    params.kv = types[i];
+    params.kv = (nib_kv_type)i;
     kv_given = true;
     return NIB_OK;
 }
@@ -56,8 +55,8 @@ const nib_option nib_host_options[] = {
      "tokens the context holds; auto is the most that fits in memory (default: 4096, or the "
      "model's own limit when less)",
      NULL},
-    {"kv", 0, "f16|f32|q8_0", set_kv, NULL, 0, 0,
-     "format of the key/value cache (default: f16; q8_0 takes half)", NULL},
+    {"kv", 0, NIB_KV_CHOICE, set_kv, NULL, 0, 0,
+     "format of the key/value cache (default: i16 for quantised weights, else f16; q8_0 takes half)", NULL},
     {"threads", 't', "N", set_int, &params.n_threads, 1, 256, "threads (default: physical cores)",
      NULL},
     {"batch", 'b', "N", set_int, &params.batch, 1, 8192,

@@ -24,9 +24,10 @@ struct nib_chat {
 _Static_assert((int)NIB_ENCODE_SPECIAL == (int)NIB_TOK_SPECIAL &&
                    (int)NIB_ENCODE_CONTROL == (int)NIB_TOK_PARSE,
                "");
-_Static_assert((int)NIB_CACHE_F16 == (int)NIB_KV_F16 && (int)NIB_CACHE_F32 == (int)NIB_KV_F32 &&
-                   (int)NIB_CACHE_Q8_0 == (int)NIB_KV_Q8_0,
-               "");
+#define SAME(T, name)                                                                              \
+    _Static_assert((int)NIB_CACHE_##T == (int)NIB_KV_##T, "nib.h's caches are the engine's");
+NIB_KV_TYPES(SAME)
+#undef SAME
 _Static_assert((int)NIB_CONTEXT_AUTO == NIB_CTX_AUTO, "");
 
 /* ---- models ---- */
@@ -93,7 +94,8 @@ static nib_status new_engine(nib_engine **out, nib_model *m, const nib_config *c
     nib_engine_params p = {0};
     if (c) {
         if (c->n_threads < 0 || c->n_threads > 256 || c->n_batch < 0 ||
-            c->n_ctx < NIB_CONTEXT_AUTO || (int)c->cache < 0 || c->cache > NIB_CACHE_Q8_0)
+            c->n_ctx < NIB_CONTEXT_AUTO || (int)c->cache < 0 ||
+            (int)c->cache >= (int)NIB_KV_N_TYPES)
             return nib_fail(e, NIB_ERR_ARGUMENT,
                             "nib_config: expected 0 to 256 threads, a context of -1 or more, a "
                             "batch of 0 or more and a known "

@@ -80,10 +80,9 @@ nib_status nib_engine_new(nib_engine **out, nib_model *m, const nib_engine_param
                         "this model has %lld positions: a context of %lld is not possible",
                         (long long)m->desc.pos_embd.n, (long long)p.n_ctx);
     if (!nib_decoder_page_bytes(&m->desc, p.kv))
-        return nib_fail(
-            e, NIB_ERR_UNSUPPORTED,
-            "a q8_0 cache needs heads whose width is a multiple of 32, not %d: use --kv f16",
-            m->desc.d);
+        return nib_fail(e, NIB_ERR_UNSUPPORTED,
+                        "a %s cache does not suit heads that are %d wide: use --kv f16",
+                        nib_kv_name(p.kv), m->desc.d);
     if (!p.ignore_memory) NIB_TRY(nib_engine_check(m, &p, e));
     nib_engine *en = nib_calloc(1, sizeof *en);
     if (!en) return nib_fail_nomem(e, sizeof *en, "the engine");
@@ -145,6 +144,9 @@ int64_t nib_engine_batch(const nib_engine *en) {
 }
 int nib_engine_n_seq(const nib_engine *en) {
     return en->n_seq;
+}
+nib_kv_type nib_engine_kv_type(const nib_engine *en) {
+    return en->dec.kv;
 }
 int nib_engine_threads(const nib_engine *en) {
     return nib_backend_threads(en->be);

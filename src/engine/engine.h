@@ -112,6 +112,7 @@ void nib_engine_free(nib_engine *en); /* frees its sequences too */
 nib_model *nib_engine_model(const nib_engine *en);
 int64_t nib_engine_n_ctx(const nib_engine *en);
 int nib_engine_threads(const nib_engine *en);
+nib_kv_type nib_engine_kv_type(const nib_engine *en); /* never AUTO */
 /* Checked between the steps of every evaluation; set it (from any thread or a signal handler) to
  * stop with NIB_ERR_CANCELLED. */
 void nib_engine_set_cancel(nib_engine *en, const atomic_bool *flag);

@@ -47,6 +47,9 @@ static void unpack_k(const nib_attn *a, int tile, int d0, int nd, float *out) {
         const uint8_t *page = a->k[(size_t)(tile + t) / per_page];
         const size_t at = (size_t)(tile + t) % per_page;
         switch (a->type) {
+        case NIB_KV_I16: /* attn_int.h */
+        case NIB_KV_AUTO:
+        case NIB_KV_N_TYPES: break;
         case NIB_KV_F16:
             page += 32 * (at * (size_t)a->d + (size_t)d0);
             for (int i = 0; i < nd; i++) v_store(out + i * COLS, v_load_f16(page + 32 * i));
@@ -303,9 +306,5 @@ static void attn_group(const nib_attn *a, int q0, int n) {
                 v_store_n(a->o + (int64_t)(q0 + i) * a->dv + c0 + j, v_load(out + i * COLS + j),
                           nc - j);
     }
-}
-
-static void vec_attn(const nib_attn *a) {
-    for (int q0 = 0; q0 < a->n_q; q0 += GROUP) attn_group(a, q0, NIB_MIN(GROUP, a->n_q - q0));
 }
 #endif

@@ -3,6 +3,13 @@
 #define NIB_KERNELS_INTERNAL_H
 #include "kernels/kernels.h"
 
+/* Of loops of a few steps over arrays that should stay in registers. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
 /* Writes the names of the features found ("avx2 fma f16c ..."), as isa.def spells them. */
 void nib_cpu_detect(char *out, size_t n);
 

@@ -93,13 +93,35 @@ size_t nib_mat_panel_bytes(nib_dtype t, int64_t k);
 /* ---- the key/value cache ----
  * A page holds NIB_PAGE positions of one layer's kv heads. Per kv head: K in tiles of 16 positions,
  *   F32, F16: [NIB_PAGE/16][D][16];  Q8_0: [NIB_PAGE/16][D/32]{16 f16 scales, [8][16][4] int8}
- * and V by position: F32, F16: [NIB_PAGE][D]; Q8_0: [NIB_PAGE][D/32]{f16 scale, 32 int8} */
-typedef enum nib_kv_type { NIB_KV_F16, NIB_KV_F32, NIB_KV_Q8_0 } nib_kv_type;
+ * and V by position: F32, F16: [NIB_PAGE][D]; Q8_0: [NIB_PAGE][D/32]{f16 scale, 32 int8}
+ *
+ * I16, which takes as much as F16, is for attention in integers (attn_int.h): a float scale a
+ * position and vectors of 12-bit integers in 16 bits, in pairs that are multiplied together,
+ *   K: {[NIB_PAGE] f32 scales, [NIB_PAGE/16][D/2][16][2] int16}, turned by a Hadamard transform,
+ *   V: {[NIB_PAGE] f32 scales, [NIB_PAGE/2][D to whole 16s][2] int16}
+ * for D of whole fours up to NIB_KV_I16_MAX_D: beyond, sums would leave 32 bits. */
+/* clang-format off */
+#define NIB_KV_TYPES(X) X(AUTO, "auto") X(I16, "i16") X(F16, "f16") X(F32, "f32") X(Q8_0, "q8_0")
+#define NIB_KV_CHOICE   "auto|i16|f16|f32|q8_0" /* the names, for nib_parse_choice */
+typedef enum nib_kv_type { /* AUTO: whoever makes a cache decides; kernels never see it */
+#define X(T, name) NIB_KV_##T,
+    NIB_KV_TYPES(X)
+#undef X
+    NIB_KV_N_TYPES
+} nib_kv_type;
+/* clang-format on */
+const char *nib_kv_name(nib_kv_type t);
 /* Pages are kept on disk and used again by later builds: raise this when their layout, the number
  * of a type, or the arithmetic of anything that ends up in them changes (matrices, norms, rotation,
  * quantising while loading). */
-enum { NIB_KV_VERSION = 1 };
+enum { NIB_KV_VERSION = 2 };
 enum { NIB_PAGE = 64, NIB_ATTN_CHUNK = 256, NIB_ATTN_PAGES = NIB_ATTN_CHUNK / NIB_PAGE };
+enum {
+    NIB_KV_I16_TOP = 2047,         /* largest integer of a query, key or value */
+    NIB_KV_I16_WEIGHTS = 4095,     /* of a weight: 256 * 4095 * 2047 < 2^31 */
+    NIB_KV_I16_MAX_D = 512,        /* 512 * 2047 * 2047 < 2^31 */
+    NIB_KV_I16_HEAD = NIB_PAGE * 4 /* bytes of scales before the integers */
+};
 size_t nib_kv_head_bytes(nib_kv_type t,
                          int d); /* of K, and of V, of one head in one page; 0: D does not suit */
 
@@ -110,9 +132,10 @@ size_t nib_kv_head_bytes(nib_kv_type t,
  * Chunks start at multiples of NIB_ATTN_CHUNK always, and are merged in ascending order with
  * attn_merge: so a token's result is the same in prefill and decode. Order of sums: a score over D
  * by fmaf, ascending; s as rule 3 over the position's lane (pos % 16); o over positions, ascending.
- * All types count as the floats they stand for (exact: a half float scale times 8 bits fits a
- * float). A query that sees NaN gets NaN, never "empty". Of K whole tiles are read, of V only what
- * is seen. */
+ * F16, F32 and Q8_0 count as the floats they stand for (exact: a half float scale times 8 bits fits
+ * a float). With I16 queries are what attn_query made of them, and scores and weighted sums are
+ * exact integers, scaled once. A query that sees NaN gets NaN, never "empty". Of K whole tiles are
+ * read, of V only what is seen (I16: pairs of positions). */
 typedef struct nib_attn {
     nib_kv_type type;
     int d, dv;
@@ -121,7 +144,7 @@ typedef struct nib_attn {
     const uint8_t *k[NIB_ATTN_PAGES], *v[NIB_ATTN_PAGES];
     int64_t pos0;
     int n_q;
-    const float *const *q; /* [n_q] pointers to D floats */
+    const float *const *q; /* [n_q] pointers to D floats; I16: as attn_query left them */
     const int64_t *lo, *hi;
     float softcap;
     float *m, *s, *o; /* [n_q], [n_q], [n_q, Dv] */
@@ -179,6 +202,9 @@ typedef struct nib_kernels {
     /* Puts K [D] and V [Dv] of one position (0 <= at < NIB_PAGE) of one head into its page. */
     void (*kv_store)(nib_kv_type t, const float *k, int d, const float *v, int dv, int at,
                      uint8_t *k_page, uint8_t *v_page);
+    /* Brings a query [D], scaled, into the form that attn takes it in: nothing to do but for I16.
+     */
+    void (*attn_query)(nib_kv_type t, float *q, int d);
     void (*attn)(const nib_attn *a);
     /* (m,s,o) of a <- the union of a and b. -INFINITY means empty on either side. */
     void (*attn_merge)(float *ma, float *sa, float *oa, float mb, float sb, const float *ob,

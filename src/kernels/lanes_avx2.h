@@ -179,4 +179,43 @@ LANE void v_load_i8_quads(const void *p, v16 scale, v16 out[4]) {
         out[j] = v_mul(x, scale);
     }
 }
+
+LANE __m256 round8(__m256 x) {
+    return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+LANE v16 v_round(v16 x) {
+    return BOTH(round8, x);
+}
+LANE void v_store_i16(int16_t *p, v16 x) {
+    const __m256i w = _mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b));
+    _mm256_storeu_si256((void *)p, _mm256_permute4x64_epi64(w, 0xd8));
+}
+
+typedef struct w16 {
+    __m256i a, b;
+} w16;
+typedef w16 line16;
+typedef __m256i pair16;
+LANE w16 w_zero(void) {
+    return (w16){_mm256_setzero_si256(), _mm256_setzero_si256()};
+}
+LANE line16 w_line(const int16_t *p) {
+    const __m256i *q = (const void *)p;
+    return (line16){_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
+}
+LANE pair16 w_pair(const int16_t *p) {
+    return _mm256_set1_epi32((int)nib_load_u32(p));
+}
+/* As one, or gcc makes the products of a whole block first and runs out of registers. */
+LANE __m256i dot8(__m256i sum, __m256i x, __m256i l) {
+    __m256i t;
+    __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(sum), "=&x"(t) : "x"(x), "xm"(l));
+    return sum;
+}
+LANE w16 w_dot(w16 sum, pair16 x, line16 l) {
+    return (w16){dot8(sum.a, x, l.a), dot8(sum.b, x, l.b)};
+}
+LANE v16 w_floats(w16 x) {
+    return (v16){_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)};
+}
 #endif

@@ -123,4 +123,30 @@ LANE void v_load_i8_quads(const void *p, v16 scale, v16 out[4]) {
     for (int j = 0; j < 4; j++, pick = _mm512_add_epi32(pick, next))
         out[j] = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_shuffle_epi8(x, pick)), scale);
 }
+
+LANE v16 v_round(v16 a) {
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+LANE void v_store_i16(int16_t *p, v16 a) {
+    _mm256_storeu_si256((void *)p, _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(a)));
+}
+
+typedef __m512i w16, line16, pair16;
+LANE w16 w_zero(void) {
+    return _mm512_setzero_si512();
+}
+LANE line16 w_line(const int16_t *p) {
+    return _mm512_loadu_si512(p);
+}
+LANE pair16 w_pair(const int16_t *p) {
+    return _mm512_set1_epi32((int)nib_load_u32(p));
+}
+LANE w16 w_dot(w16 sum, pair16 x, line16 l) {
+    /* gcc copies what the intrinsic adds to, back and forth, until registers run out */
+    __asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(l));
+    return sum;
+}
+LANE v16 w_floats(w16 a) {
+    return _mm512_cvtepi32_ps(a);
+}
 #endif

@@ -204,4 +204,44 @@ LANE void v_load_i8_quads(const void *p, v16 scale, v16 out[4]) {
     const int8x16x4_t x = vld4q_s8(p);
     for (int j = 0; j < 4; j++) out[j] = v_mul(floats_of_i8(x.val[j]), scale);
 }
+
+LANE v16 v_round(v16 x) {
+    return EACH(vrndnq_f32, x);
+}
+LANE void v_store_i16(int16_t *p, v16 x) {
+    vst1_s16(p, vmovn_s32(vcvtnq_s32_f32(x.a)));
+    vst1_s16(p + 4, vmovn_s32(vcvtnq_s32_f32(x.b)));
+    vst1_s16(p + 8, vmovn_s32(vcvtnq_s32_f32(x.c)));
+    vst1_s16(p + 12, vmovn_s32(vcvtnq_s32_f32(x.d)));
+}
+
+typedef struct w16 {
+    int32x4_t a, b, c, d;
+} w16;
+/* first and second of each pair, lanes 0-7 and 8-15 */
+typedef struct line16 {
+    int16x8_t e, o, e2, o2;
+} line16;
+typedef int16x4_t pair16;
+LANE w16 w_zero(void) {
+    const int32x4_t z = vdupq_n_s32(0);
+    return (w16){z, z, z, z};
+}
+LANE line16 w_line(const int16_t *p) {
+    const int16x8x2_t x = vld2q_s16(p), y = vld2q_s16(p + 16);
+    return (line16){x.val[0], x.val[1], y.val[0], y.val[1]};
+}
+LANE pair16 w_pair(const int16_t *p) {
+    return vreinterpret_s16_u32(vdup_n_u32(nib_load_u32(p)));
+}
+LANE w16 w_dot(w16 s, pair16 x, line16 l) {
+    s.a = vmlal_lane_s16(vmlal_lane_s16(s.a, vget_low_s16(l.e), x, 0), vget_low_s16(l.o), x, 1);
+    s.b = vmlal_high_lane_s16(vmlal_high_lane_s16(s.b, l.e, x, 0), l.o, x, 1);
+    s.c = vmlal_lane_s16(vmlal_lane_s16(s.c, vget_low_s16(l.e2), x, 0), vget_low_s16(l.o2), x, 1);
+    s.d = vmlal_high_lane_s16(vmlal_high_lane_s16(s.d, l.e2, x, 0), l.o2, x, 1);
+    return s;
+}
+LANE v16 w_floats(w16 x) {
+    return EACH(vcvtq_f32_s32, x);
+}
 #endif

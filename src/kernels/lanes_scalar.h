@@ -150,5 +150,48 @@ LANE void v_load_i8_quads(const void *p, v16 scale, v16 out[4]) {
     for (int j = 0; j < 4; j++)
         for (int i = 0; i < 16; i++) out[j].v[i] = (float)q[4 * i + j] * scale.v[i];
 }
+
+/* To whole numbers, ties to even, |a| < 2^22. */
+LANE v16 v_round(v16 a) {
+    LANES((a.v[i] + 0x1.8p23f) - 0x1.8p23f);
+}
+/* 16 integers of 16 bits; rounds to nearest even, |a| <= 4095. */
+LANE void v_store_i16(int16_t *p, v16 a) {
+    for (int i = 0; i < 16; i++)
+        p[i] = (int16_t)(int32_t)(nib_f32_bits(a.v[i] + 0x1.8p23f) - 0x4b400000u);
+}
+
+/* Sixteen 32-bit integers; what they are multiplied from: a line of sixteen pairs of 16 bits, and
+ * one such pair for all lanes. */
+typedef struct w16 {
+    int32_t v[16];
+} w16;
+typedef struct line16 {
+    int16_t v[16][2];
+} line16;
+typedef struct pair16 {
+    int16_t v[2];
+} pair16;
+LANE w16 w_zero(void) {
+    return (w16){{0}};
+}
+LANE line16 w_line(const int16_t *p) {
+    line16 r;
+    memcpy(&r, p, sizeof r);
+    return r;
+}
+LANE pair16 w_pair(const int16_t *p) {
+    return (pair16){{p[0], p[1]}};
+}
+/* sum + x . line, lane by lane, modulo 2^32 */
+LANE w16 w_dot(w16 sum, pair16 x, line16 l) {
+    for (int i = 0; i < 16; i++)
+        sum.v[i] = (int32_t)((uint32_t)sum.v[i] + (uint32_t)(x.v[0] * l.v[i][0]) +
+                             (uint32_t)(x.v[1] * l.v[i][1]));
+    return sum;
+}
+LANE v16 w_floats(w16 a) {
+    LANES((float)a.v[i]);
+}
 #undef LANES
 #endif

@@ -49,14 +49,9 @@
 /* clang-format on */
 #ifndef NIB_KERNELS_MM_H
 #define NIB_KERNELS_MM_H
-#include "kernels/kernels.h"
+#include "kernels/internal.h"
 
 #define INLINE static inline __attribute__((always_inline))
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
 
 typedef enum mm_form { MM_PLAIN, MM_MIN } mm_form;
 

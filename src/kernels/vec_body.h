@@ -4,6 +4,7 @@
 #define NIB_KERNELS_VEC_BODY_H
 #include "kernels/vecmath.h"
 #include "kernels/attn_body.h"
+#include "kernels/attn_int.h"
 
 /* ---- norms and sums ---- */
 
@@ -208,12 +209,28 @@ static void store_f16(const float *k, int d, const float *v, int dv, int at, uin
 static void vec_kv_store(nib_kv_type t, const float *k, int d, const float *v, int dv, int at,
                          uint8_t *k_page, uint8_t *v_page) {
     switch (t) {
+    case NIB_KV_I16: store_i16(k, d, v, dv, at, k_page, v_page); return;
+    case NIB_KV_AUTO:
+    case NIB_KV_N_TYPES: return;
     case NIB_KV_F16: store_f16(k, d, v, dv, at, k_page, v_page); return;
     case NIB_KV_Q8_0: store_q8(k, d, v, dv, at, k_page, v_page); return;
     case NIB_KV_F32:
         k_page += 4 * ((size_t)(at / 16) * 16 * (size_t)d + (size_t)(at % 16));
         for (int i = 0; i < d; i++) memcpy(k_page + 64 * i, k + i, 4);
         memcpy(v_page + 4 * (size_t)at * (size_t)dv, v, 4 * (size_t)dv);
+    }
+}
+
+static void vec_attn_query(nib_kv_type t, float *q, int d) {
+    if (t == NIB_KV_I16) query_i16(q, d);
+}
+static void vec_attn(const nib_attn *a) {
+    for (int q0 = 0; q0 < a->n_q; q0 += GROUP) {
+        const int n = NIB_MIN(GROUP, a->n_q - q0);
+        if (a->type == NIB_KV_I16)
+            attn_group_int(a, q0, n);
+        else
+            attn_group(a, q0, n);
     }
 }
 
@@ -231,6 +248,7 @@ static void vec_all(nib_kernels *k) {
     k->dot = vec_dot;
     k->rope = vec_rope;
     k->kv_store = vec_kv_store;
+    k->attn_query = vec_attn_query;
     k->attn = vec_attn;
     k->attn_merge = vec_attn_merge;
     k->attn_finish = vec_attn_finish;

@@ -101,6 +101,7 @@ static void prepare(nib_worker *w, const nib_attention *a, const nib_run *run, i
             if (!a->qk_full) norm_head(w, a, &a->q_norm, a->q_norm_step, head, query);
             if (cs) w->k->rope(query, cs, a->rope->n_rot, a->rope->kind);
             w->k->scale(query, a->scale, a->d);
+            w->k->attn_query(a->kv, query, a->d);
         }
         int64_t pos = run->pos0 + (i - run->t0);
         uint8_t *page = head_page(a, run, pos / NIB_PAGE, kv);

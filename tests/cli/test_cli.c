@@ -156,12 +156,12 @@ static void test_show(void **state) {
     test_out_has("tiny model");
     test_out_has("llama: 2 layers, width 64, 2 heads of 32 (1 for keys and values)");
     test_out_has(
-        "256 bytes a token in f16, 136 bytes in q8_0"); /* 2 layers, K and V, 32 halves; 34 bytes */
+        "256 bytes a token, 136 bytes in q8_0"); /* 2 layers, K and V, 32 halves; 34 bytes */
     test_out_has("fits");
     test_nib(NULL, "show %s --json", tiny());
     test_status(0);
-    test_out_has("\"kv_bytes_per_token\": {\"f16\": 256, \"q8_0\": 136}");
-    test_out_has("\"f16_fits\": true");
+    test_out_has("\"kv_bytes_per_token\": {\"default\": 256, \"q8_0\": 136}");
+    test_out_has("\"default_fits\": true");
     test_nib(NULL, "show %s --template", tiny());
     test_status(0);
     assert_string_equal(ran.out.data, test_chatml);
@@ -655,7 +655,7 @@ static void test_memory(void **state) {
     test_nib(NULL, "logits %s --tokens %s --out %s --ctx many", tiny(), ids, out);
     test_failed(2, "expected a number of tokens or auto");
     test_nib(NULL, "logits %s --tokens %s --out %s --kv q4", tiny(), ids, out);
-    test_failed(2, "kv: expected f16|f32|q8_0, found 'q4'");
+    test_failed(2, "kv: expected auto|i16|f16|f32|q8_0, found 'q4'");
     test_nib(NULL, "logits %s --tokens %s --out %s --threads 0", tiny(), ids, out);
     test_failed(2, "threads: expected a whole number from 1 to 256");
     test_nib(NULL, "logits %s --tokens %s --out %s --thread", tiny(), ids, out);

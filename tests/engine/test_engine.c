@@ -50,7 +50,7 @@ static float *copy(const float *a) {
 /* A rewound sequence continues with the bits of one that never went the other way, at every cut. */
 static void rewind_is_exact(void **state) {
     (void)state;
-    static const nib_kv_type kinds[] = {NIB_KV_F16, NIB_KV_F32, NIB_KV_Q8_0};
+    static const nib_kv_type kinds[] = {NIB_KV_I16, NIB_KV_F16, NIB_KV_F32, NIB_KV_Q8_0};
     int32_t ids[150], other[60];
     some_tokens(ids, 150, 1);
     some_tokens(other, 60, 2);
@@ -83,7 +83,7 @@ static void rewind_is_exact(void **state) {
 static void company_changes_nothing(void **state) {
     (void)state;
     enum { N = 5 };
-    nib_engine *en = engine(NIB_KV_F16, 2, N + 1, 128);
+    nib_engine *en = engine(NIB_KV_I16, 2, N + 1, 128);
     nib_seq *s[N], *alone;
     int32_t ids[N][40];
     test_ok(nib_seq_new(&alone, en, &e), &e);
@@ -126,7 +126,7 @@ static void far_tokens_are_exact(void **state) {
     some_tokens(ids, FAR + 1, 5);
     float *want[NIB_ARRAY_LEN(lengths)];
     for (int threads = 1; threads <= 3; threads++) {
-        nib_engine *en = engine(NIB_KV_F16, threads, 1, FAR + 1);
+        nib_engine *en = engine(NIB_KV_I16, threads, 1, FAR + 1);
         nib_seq *s;
         const float *logits;
         test_ok(nib_seq_new(&s, en, &e), &e);
@@ -186,7 +186,7 @@ static void rest_changes_nothing(void **state) {
 
 static void limits_are_errors(void **state) {
     (void)state;
-    nib_engine *en = engine(NIB_KV_F16, 1, 1, 100);
+    nib_engine *en = engine(NIB_KV_I16, 1, 1, 100);
     nib_seq *s, *t;
     int32_t ids[101];
     const float *logits;
@@ -215,7 +215,7 @@ static void limits_are_errors(void **state) {
 
 static void cancel_keeps_whole_chunks(void **state) {
     (void)state;
-    nib_engine *en = engine(NIB_KV_F16, 2, 1, 256);
+    nib_engine *en = engine(NIB_KV_I16, 2, 1, 256);
     atomic_bool stop = true;
     nib_seq *s;
     int32_t ids[90];
@@ -233,7 +233,7 @@ static void cancel_keeps_whole_chunks(void **state) {
 /* A decode step allocates nothing. */
 static void steps_do_not_allocate(void **state) {
     (void)state;
-    nib_engine *en = engine(NIB_KV_F16, 2, 1, 256);
+    nib_engine *en = engine(NIB_KV_I16, 2, 1, 256);
     nib_seq *s;
     int32_t ids[100];
     const float *logits;
@@ -298,7 +298,7 @@ static void plan_counts_kv(void **state) {
 
 static void embedding_has_length_one(void **state) {
     (void)state;
-    nib_engine *en = engine(NIB_KV_F16, 2, 1, 128);
+    nib_engine *en = engine(NIB_KV_I16, 2, 1, 128);
     float v[128], w[128];
     int32_t ids[90];
     some_tokens(ids, 90, 6);

@@ -146,11 +146,12 @@ static int one(const char *dir) {
             size_t width = json_integer_value(json_object_get(g, "n_embd"));
             if (embd) checks += check(dir, sets[i][2], embd, width, std, max, rms);
         }
-        /* the f16 cache, against the same reference */
-        if (exists(test_shared_path("golden/%s/logits.f32", dir))) {
-            float *f16 = run(dir, g, &mp, NIB_KV_F16, 2, 0, &n, &embd);
-            checks += check(dir, "logits.f32", f16, n, std, 3e-2, 5e-3);
-            free(f16);
+        /* the smaller caches, against the same reference */
+        static const nib_kv_type caches[] = {NIB_KV_F16, NIB_KV_I16};
+        for (int i = 0; i < 2 && exists(test_shared_path("golden/%s/logits.f32", dir)); i++) {
+            float *small = run(dir, g, &mp, caches[i], 2, 0, &n, &embd);
+            checks += check(dir, "logits.f32", small, n, std, 3e-2, 5e-3);
+            free(small);
         }
     } else {
         /* as it runs: activations rounded to 8 bits; then with float activations on the same
@@ -205,10 +206,11 @@ static void same_bits(void **state) {
         nib_model_params mp = {0};
         size_t n;
         float *embd = NULL;
-        float *ref = run(models[i], g, &mp, NIB_KV_F16, 1, 0, &n, &embd);
+        const nib_kv_type kv = i % 2 ? NIB_KV_F16 : NIB_KV_I16;
+        float *ref = run(models[i], g, &mp, kv, 1, 0, &n, &embd);
         static const int threads[] = {2, 3, 1, 2, 2}, batches[] = {0, 0, 1, 7, 9};
         for (int j = 0; j < 5; j++) {
-            float *got = run(models[i], g, &mp, NIB_KV_F16, threads[j], batches[j], &n, &embd);
+            float *got = run(models[i], g, &mp, kv, threads[j], batches[j], &n, &embd);
             if (memcmp(got, ref, n * sizeof *got) != 0)
                 fail_msg("%s: %d threads, chunks of %d give other bits", models[i], threads[j],
                          batches[j]);

@@ -6,7 +6,7 @@
 #include "testlib.h"
 #include "kernels/kernels.h"
 
-static const char *const names[] = {"scalar", "x86_avx2", "x86_avx512", "arm_neon"};
+static const char *const names[] = {"scalar", "x86_avx2", "x86_avx512", "x86_amx", "arm_neon"};
 static const nib_kernels *sets[NIB_ARRAY_LEN(names)]; /* [0] is scalar */
 static int n_sets;
 
@@ -26,11 +26,17 @@ typedef struct cache {
     nib_kv_type type;
     int d, dv, n_pages;
     uint8_t *k[MAX_PAGES],
-        *v[MAX_PAGES]; /* each page its own allocation: overruns show under ASan */
+        *v[MAX_PAGES];        /* each page its own allocation: overruns show under ASan */
+    float *given_k, *given_v; /* what was put there; NaN: nothing */
 } cache;
 
 static void cache_make(cache *c, nib_kv_type type, int d, int dv, int n_pages) {
     *c = (cache){.type = type, .d = d, .dv = dv, .n_pages = n_pages};
+    const size_t n = (size_t)n_pages * NIB_PAGE;
+    assert_non_null(c->given_k = nib_alloc(n * (size_t)d * sizeof(float)));
+    assert_non_null(c->given_v = nib_alloc(n * (size_t)dv * sizeof(float)));
+    memset(c->given_k, 0xff, n * (size_t)d * sizeof(float));
+    memset(c->given_v, 0xff, n * (size_t)dv * sizeof(float));
     for (int i = 0; i < n_pages; i++) {
         size_t nk = nib_kv_head_bytes(type, d), nv = nib_kv_head_bytes(type, dv);
         assert_non_null(c->k[i] = nib_alloc(nk));
@@ -41,9 +47,12 @@ static void cache_make(cache *c, nib_kv_type type, int d, int dv, int n_pages) {
 }
 static void cache_free(cache *c) {
     for (int i = 0; i < c->n_pages; i++) nib_free(c->k[i]), nib_free(c->v[i]);
+    nib_free(c->given_k), nib_free(c->given_v);
 }
 static void cache_put(cache *c, const nib_kernels *s, int pos, const float *k, const float *v) {
     int page = pos / NIB_PAGE;
+    memcpy(c->given_k + (size_t)pos * (size_t)c->d, k, (size_t)c->d * sizeof *k);
+    memcpy(c->given_v + (size_t)pos * (size_t)c->dv, v, (size_t)c->dv * sizeof *v);
     s->kv_store(c->type, k, c->d, v, c->dv, pos % NIB_PAGE, c->k[page], c->v[page]);
 }
 
@@ -53,6 +62,10 @@ static float cache_k(const cache *c, int pos, int i) {
     const int tile = pos % NIB_PAGE / 16, lane = pos % 16, at = (tile * c->d + i) * 16 + lane;
     if (c->type == NIB_KV_F16) return nib_f16_to_f32(nib_load_u16(p + 2 * at));
     if (c->type == NIB_KV_F32) return nib_bits_f32(nib_load_u32(p + 4 * at));
+    if (c->type == NIB_KV_I16)
+        return nib_bits_f32(nib_load_u32(p + 4 * (pos % NIB_PAGE))) *
+               (int16_t)nib_load_u16(p + 256 + 4 * ((tile * c->d / 2 + i / 2) * 16 + lane) +
+                                     2 * (i % 2));
     p += (tile * (c->d / 32) + i / 32) * (32 + 512);
     return nib_f16_to_f32(nib_load_u16(p + 2 * lane)) *
            (int8_t)p[32 + (i % 32 / 4 * 16 + lane) * 4 + i % 4];
@@ -62,8 +75,21 @@ static float cache_v(const cache *c, int pos, int i) {
     const int at = pos % NIB_PAGE * c->dv + i;
     if (c->type == NIB_KV_F16) return nib_f16_to_f32(nib_load_u16(p + 2 * at));
     if (c->type == NIB_KV_F32) return nib_bits_f32(nib_load_u32(p + 4 * at));
+    if (c->type == NIB_KV_I16)
+        return nib_bits_f32(nib_load_u32(p + 4 * (pos % NIB_PAGE))) *
+               (int16_t)nib_load_u16(p + 256 +
+                                     4 * (pos % NIB_PAGE / 2 * ((c->dv + 15) / 16 * 16) + i) +
+                                     2 * (pos % 2));
     p += (pos % NIB_PAGE * (c->dv / 32) + i / 32) * 34;
     return nib_f16_to_f32(nib_load_u16(p)) * (int8_t)p[2 + i % 32];
+}
+
+/* What a query meets: as stored, but of I16, whose keys are turned, as given. */
+static double met_k(const cache *c, int pos, int i) {
+    return (double)(c->type == NIB_KV_I16 ? c->given_k[pos * c->d + i] : cache_k(c, pos, i));
+}
+static double met_v(const cache *c, int pos, int i) {
+    return (double)(c->type == NIB_KV_I16 ? c->given_v[pos * c->dv + i] : cache_v(c, pos, i));
 }
 
 static void fill(nib_rng *r, float *x, int n, float size) {
@@ -84,18 +110,21 @@ static void test_sizes(void **state) {
     assert_int_equal(nib_kv_head_bytes(NIB_KV_F16, 80), 64 * 80 * 2);
     assert_int_equal(nib_kv_head_bytes(NIB_KV_Q8_0, 128), 64 * 4 * 34);
     assert_int_equal(nib_kv_head_bytes(NIB_KV_Q8_0, 80), 0);
+    assert_int_equal(nib_kv_head_bytes(NIB_KV_I16, 72), 256 + 64 * 80 * 2);
+    assert_int_equal(nib_kv_head_bytes(NIB_KV_I16, 66), 0);
+    assert_int_equal(nib_kv_head_bytes(NIB_KV_I16, 516), 0);
     assert_int_equal(nib_kv_head_bytes(NIB_KV_F16, 0), 0);
     assert_int_equal(nib_kv_head_bytes(NIB_KV_F16, -16), 0);
 }
 
-/* Stored = rounded once (f16), or within half a step (q8_0); the other positions are not touched.
- */
+/* Stored = rounded once (f16), or within half a step (q8_0, and i16, whose keys are turned first:
+ * they keep their length); the other positions are not touched. */
 static void test_store(void **state) {
     (void)state;
     static const int dims[] = {8, 16, 33, 64, 80, 128, 256};
     nib_rng r = {.seed = 3};
     long cases = 0;
-    for (int t = NIB_KV_F16; t <= NIB_KV_Q8_0; t++)
+    for (int t = NIB_KV_I16; t < NIB_KV_N_TYPES; t++)
         for (size_t j = 0; j < NIB_ARRAY_LEN(dims); j++)
             for (int at = 0; at < NIB_PAGE; at += 1 + (int)(nib_rng_u64(&r) % 7)) {
                 const int d = dims[j], dv = dims[(j * 3 + (size_t)at) % NIB_ARRAY_LEN(dims)];
@@ -114,6 +143,15 @@ static void test_store(void **state) {
                 }
                 for (int side = 0; side < 2; side++) {
                     const float *x = side ? v : k;
+                    const int nx = side ? dv : d;
+                    double length = 0, kept = 0;
+                    float top = 0;
+                    for (int i = 0; i < nx; i++) {
+                        float got = side ? cache_v(&c[0], at, i) : cache_k(&c[0], at, i);
+                        length += (double)x[i] * x[i], kept += (double)got * got;
+                        top = fmaxf(top, fabsf(x[i]));
+                    }
+                    assert_true(fabs(kept - length) <= (t == NIB_KV_Q8_0 ? 0.03 : 2e-3) * length);
                     for (int p = 0; p < NIB_PAGE; p++)
                         for (int i = 0; i < (side ? dv : d); i++) {
                             float got = side ? cache_v(&c[0], p, i) : cache_k(&c[0], p, i), max = 0;
@@ -124,7 +162,9 @@ static void test_store(void **state) {
                             for (int b = i / 32 * 32; b < i / 32 * 32 + 32; b++)
                                 if (t == NIB_KV_Q8_0) max = fmaxf(max, fabsf(x[b]));
                             float step = nib_f16_to_f32(nib_f32_to_f16(max / 127));
-                            if (t == NIB_KV_Q8_0)
+                            if (t == NIB_KV_I16)
+                                assert_true(!side || fabsf(got - x[i]) <= 0.501f * top / 2047);
+                            else if (t == NIB_KV_Q8_0)
                                 assert_true(fabsf(got - x[i]) <= 0.565f * step);
                             else if (t == NIB_KV_F32)
                                 assert_true(got == x[i]);
@@ -190,12 +230,21 @@ static void attend(const nib_kernels *set, const cache *c, int64_t pos0, int fir
     assert_non_null(scratch);
     memset(scratch, 0xff, (size_t)n * NIB_ATTN_CHUNK * sizeof *scratch);
     memset(out, 0xff, sizeof *out);
+    /* queries as the cache's type wants them, each its own allocation */
+    const float *mine[MAX_Q];
+    for (int i = 0; i < n; i++) {
+        float *x = nib_alloc((size_t)c->d * sizeof *x);
+        assert_non_null(x);
+        memcpy(x, q[first + i], (size_t)c->d * sizeof *x);
+        set->attn_query(c->type, x, c->d);
+        mine[i] = x;
+    }
     nib_attn a = {.type = c->type,
                   .d = c->d,
                   .dv = c->dv,
                   .pos0 = pos0,
                   .n_q = n,
-                  .q = q + first,
+                  .q = mine,
                   .lo = lo + first,
                   .hi = hi + first,
                   .softcap = softcap,
@@ -213,6 +262,7 @@ static void attend(const nib_kernels *set, const cache *c, int64_t pos0, int fir
         a.k[p] = c->k[start / NIB_PAGE], a.v[p] = c->v[start / NIB_PAGE];
     }
     set->attn(&a);
+    for (int i = 0; i < n; i++) nib_free((void *)(uintptr_t)mine[i]);
     nib_free(scratch);
 }
 
@@ -223,7 +273,7 @@ static void attend_ref(const cache *c, int lo, int hi, const float *q, float sof
     *m = -INFINITY, *s = 0;
     for (int p = lo; p < hi; p++) {
         w[p] = 0;
-        for (int i = 0; i < c->d; i++) w[p] += (double)q[i] * cache_k(c, p, i);
+        for (int i = 0; i < c->d; i++) w[p] += (double)q[i] * met_k(c, p, i);
         if (softcap > 0) w[p] = softcap * tanh(w[p] / softcap);
         *m = fmax(*m, w[p]);
     }
@@ -231,12 +281,13 @@ static void attend_ref(const cache *c, int lo, int hi, const float *q, float sof
     for (int p = lo; p < hi; p++) {
         double e = exp(w[p] - *m);
         *s += e;
-        for (int i = 0; i < c->dv; i++) o[i] += e * cache_v(c, p, i);
+        for (int i = 0; i < c->dv; i++) o[i] += e * met_v(c, p, i);
     }
 }
 
 /* Queries of unit variance scaled by 1/sqrt(D) against K of unit variance: a score errs by some
- * 1e-6, so do the weights, and o / s by that times |v|. */
+ * 1e-6, so do the weights, and o / s by that times |v|. With I16 a score errs by some 1e-3: a step
+ * is some 3/2047 of the deviation. */
 static void compare_ref(const cache *c, int lo, int hi, const float *q, float softcap, float m,
                         float s, const float *o, double *worst) {
     double dm, ds, d_o[MAX_D];
@@ -246,11 +297,12 @@ static void compare_ref(const cache *c, int lo, int hi, const float *q, float so
         for (int i = 0; i < c->dv; i++) assert_true(o[i] == 0);
         return;
     }
-    assert_true(fabs(m - dm) <= 1e-5 && fabs(s - ds) <= 1e-5 * ds);
+    const double slack = c->type == NIB_KV_I16 ? 5e-3 : 1e-5;
+    assert_true(fabs(m - dm) <= slack && fabs(s - ds) <= slack * ds);
     for (int i = 0; i < c->dv; i++) {
         double err = fabs(o[i] / (double)s - d_o[i] / ds);
         *worst = fmax(*worst, err);
-        if (!(err <= 1e-5))
+        if (!(err <= slack))
             fail_msg("o[%d] = %g, not %g (d %d)", i, o[i] / (double)s, d_o[i] / ds, c->d);
     }
 }
@@ -288,7 +340,7 @@ static void test_chunk(void **state) {
     nib_rng r = {.seed = 5};
     long n_ref = 0, n_same = 0, n_alone = 0;
     double worst = 0;
-    for (int t = NIB_KV_F16; t <= NIB_KV_Q8_0; t++)
+    for (int t = NIB_KV_I16; t < NIB_KV_N_TYPES; t++)
         for (size_t j = 0; j < NIB_ARRAY_LEN(dims); j++) {
             const int d = dims[j].d, dv = dims[j].dv;
             if (!nib_kv_head_bytes((nib_kv_type)t, d) || !nib_kv_head_bytes((nib_kv_type)t, dv))
@@ -351,28 +403,33 @@ static void test_merge(void **state) {
                  {255, 257}, {700, 701}, {512, 512}, {900, 40}};
     enum { D = 64, DV = 48 };
     nib_rng r = {.seed = 9};
-    cache c;
-    cache_make(&c, NIB_KV_F16, D, DV, MAX_PAGES);
-    cache_fill(&c, &r, 0, MAX_PAGES * NIB_PAGE);
-    for (size_t j = 0; j < NIB_ARRAY_LEN(spans); j++)
-        for (int s = 0; s < n_sets; s++) {
-            float q[D], o[DV], m = -INFINITY, sum = 0;
-            const float *qs = q;
-            fill(&r, q, D, s % 2 ? 4.0f : 0.125f); /* also sharp ones: some chunks weigh nothing */
-            memset(o, 0xff, sizeof o);             /* nothing there yet, and not read */
-            for (int64_t p = 0; p < MAX_PAGES * NIB_PAGE; p += NIB_ATTN_CHUNK) {
-                static result part;
-                attend(sets[s], &c, p, 0, 1, &qs, &spans[j].lo, &spans[j].hi, 0, &part);
-                sets[s]->attn_merge(&m, &sum, o, part.m[0], part.s[0], part.o, DV);
+    for (int t = NIB_KV_I16; t < NIB_KV_N_TYPES; t++) {
+        cache c;
+        if (!nib_kv_head_bytes((nib_kv_type)t, DV)) continue;
+        cache_make(&c, (nib_kv_type)t, D, DV, MAX_PAGES);
+        cache_fill(&c, &r, 0, MAX_PAGES * NIB_PAGE);
+        for (size_t j = 0; j < NIB_ARRAY_LEN(spans); j++)
+            for (int s = 0; s < n_sets; s++) {
+                float q[D], o[DV], m = -INFINITY, sum = 0;
+                const float *qs = q;
+                fill(&r, q, D,
+                     s % 2 ? 4.0f : 0.125f); /* also sharp ones: some chunks weigh nothing */
+                memset(o, 0xff, sizeof o);   /* nothing there yet, and not read */
+                for (int64_t p = 0; p < MAX_PAGES * NIB_PAGE; p += NIB_ATTN_CHUNK) {
+                    static result part;
+                    attend(sets[s], &c, p, 0, 1, &qs, &spans[j].lo, &spans[j].hi, 0, &part);
+                    sets[s]->attn_merge(&m, &sum, o, part.m[0], part.s[0], part.o, DV);
+                }
+                if (m == -INFINITY) memset(o, 0, sizeof o);
+                double dm, ds, d_o[DV];
+                attend_ref(&c, (int)spans[j].lo, (int)spans[j].hi, q, 0, &dm, &ds, d_o);
+                sets[s]->attn_finish(o, sum, DV);
+                for (int i = 0; i < DV; i++)
+                    assert_true(fabs(o[i] - (ds > 0 ? d_o[i] / ds : 0)) <=
+                                (t == NIB_KV_I16 ? 0.08 : 1e-4));
             }
-            if (m == -INFINITY) memset(o, 0, sizeof o);
-            double dm, ds, d_o[DV];
-            attend_ref(&c, (int)spans[j].lo, (int)spans[j].hi, q, 0, &dm, &ds, d_o);
-            sets[s]->attn_finish(o, sum, DV);
-            for (int i = 0; i < DV; i++)
-                assert_true(fabs(o[i] - (ds > 0 ? d_o[i] / ds : 0)) <= 1e-4);
-        }
-    cache_free(&c);
+        cache_free(&c);
+    }
 }
 
 /* Something seen that cannot be weighed is NaN, never silently nothing; a window of NaN keys
@@ -381,7 +438,7 @@ static void test_nan(void **state) {
     (void)state;
     enum { D = 32 };
     nib_rng r = {.seed = 21};
-    for (int t = NIB_KV_F16; t <= NIB_KV_Q8_0; t++) {
+    for (int t = NIB_KV_I16; t < NIB_KV_N_TYPES; t++) {
         cache c;
         cache_make(&c, (nib_kv_type)t, D, D, NIB_ATTN_PAGES);
         cache_fill(&c, &r, 0, 20); /* from 20 on: NaN */
