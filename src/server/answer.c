@@ -30,9 +30,11 @@ int64_t nib_said_generated(const nib_said *x) {
     return n;
 }
 
-/* Of the prompt, which counts once however many replies there are. */
+/* Of the prompts, each of which counts once however many replies there are. */
 int64_t nib_said_cached(const nib_said *x) {
-    return x->n ? x->choices[0].n_cached : 0;
+    int64_t n = 0;
+    for (int i = 0; i < x->n; i += x->n_each) n += x->choices[i].n_cached;
+    return n;
 }
 
 const nib_tokenizer *nib_said_tokenizer(const nib_said *x) {
@@ -98,6 +100,7 @@ static void on_piece(nib_said *x, int index, const nib_piece *p) {
 static void on_reply(nib_said *x, int index, const nib_reply *r) {
     nib_choice *c = &x->choices[index];
     c->finish = r->finish;
+    c->n_prompt = r->n_prompt;
     c->n_cached = r->n_cached;
     c->n_generated = r->n_generated;
     c->n_thought = r->n_thought;
@@ -143,8 +146,10 @@ static void on_event(nib_http *r, const nib_event *ev) {
     nib_said *x = r->state;
     switch (ev->kind) {
     case NIB_EVENT_READY:
-        x->n_prompt = ev->n_prompt;
-        if (!x->ask.stream) break;
+        x->n_prompt += ev->n_prompt;
+        for (int i = 0; i < x->n_each && ev->index + i < x->n; i++)
+            x->choices[ev->index + i].n_prompt = ev->n_prompt;
+        if (!x->ask.stream || nib_http_streaming(r)) break;
         nib_http_stream(r, 200, x->voice->stream_type);
         if (x->voice->begin) x->voice->begin(x);
         break;
@@ -169,7 +174,8 @@ void nib_said_start(nib_http *r, nib_ask *ask, const nib_voice *voice, const cha
 void nib_said_start_with(nib_http *r, nib_ask *ask, const nib_voice *voice, const char *id_prefix,
                          nib_messages *messages) {
     nib_said *x = nib_calloc(1, sizeof *x);
-    size_t n = ask->q->n_texts ? ask->q->n_texts : (size_t)ask->n;
+    size_t n_more = ask->n_prompts > 1 ? ask->n_prompts - 1 : 0;
+    size_t n = ask->q->n_texts ? ask->q->n_texts : (size_t)ask->n * (n_more + 1);
     bool ok = x && (x->choices = nib_calloc(n, sizeof *x->choices));
     if (ok && ask->q->n_texts)
         ok = (x->vectors = nib_calloc(n, sizeof *x->vectors)) &&
@@ -190,17 +196,24 @@ void nib_said_start_with(nib_http *r, nib_ask *ask, const nib_voice *voice, cons
     x->ask = *ask;
     x->voice = voice;
     x->n = (int)n;
+    x->n_each = (int)NIB_MAX(ask->n, 1);
     x->start = nib_now();
     x->created = (int64_t)time(NULL);
     nib_make_id(x->id, sizeof x->id, id_prefix);
     nib_request *q = x->ask.q;
-    q->n = x->n;
     x->ask.q = NULL; /* the scheduler's from here on */
+    q->n = x->n_each;
     x->ask.model = nib_server_model_name(r->server);
     x->n_embd = (size_t)nib_model_get_info(nib_sched_model(nib_server_sched(r->server)))->n_embd;
     r->state = x;
     r->on_gone = free_answer;
-    nib_http_generate(r, q, on_event);
+    ok = nib_http_generate(r, q, on_event);
+    for (size_t i = 0; ok && i < n_more; i++) {
+        q = x->ask.more[i];
+        x->ask.more[i] = NULL;
+        q->n = x->n_each;
+        ok = nib_http_generate_more(r, q, (int)(i + 1) * x->n_each, on_event);
+    }
 }
 
 /* A request that is being read. */
@@ -222,15 +235,43 @@ static void start(nib_http *r) {
     nib_said_start(r, &ask, x->voice, x->id_prefix);
 }
 
+/* The prompts after the first. False: the client was told why not. */
+static bool read_more(nib_http *r, reading *x, const json_t *body) {
+    nib_ask *a = &x->ask;
+    nib_error e;
+    size_t n = a->n_prompts;
+    a->more = nib_arena_calloc(&r->arena, n, sizeof *a->more);
+    a->echoes = nib_arena_calloc(&r->arena, n, sizeof *a->echoes);
+    if (!a->more || !a->echoes) {
+        nib_http_error(r, 503, "out_of_memory", NULL, "out of memory for the prompts");
+        return false;
+    }
+    a->echoes[0] = a->system;
+    for (size_t i = 1; i < n; i++) {
+        nib_ask one;
+        if (!nib_ask_init(&one, r)) return false;
+        one.which = i;
+        nib_status s = x->read(&one, body, &e);
+        a->more[i - 1] = one.q;
+        a->echoes[i] = one.system;
+        one.q = NULL;
+        nib_ask_free(&one);
+        if (s == NIB_OK) continue;
+        nib_http_fail(r, &e, one.param);
+        return false;
+    }
+    return true;
+}
+
 static void read_it(nib_http *r) {
     reading *x = r->state;
     nib_error e;
     const json_t *body = nib_http_json(r);
     if (!body || !nib_ask_init(&x->ask, r)) return;
-    if (x->read(&x->ask, body, &e) == NIB_OK)
-        nib_http_next(r, NIB_LANE_IO, start);
-    else
+    if (x->read(&x->ask, body, &e) != NIB_OK)
         nib_http_fail(r, &e, x->ask.param);
+    else if (x->ask.n_prompts <= 1 || read_more(r, x, body))
+        nib_http_next(r, NIB_LANE_IO, start);
 }
 
 nib_lane nib_api_lane(const nib_http *r) {

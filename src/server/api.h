@@ -15,6 +15,12 @@ typedef struct nib_ask {
     bool stream, include_usage, echo;
     bool logprobs;
     int64_t top_logprobs, n;
+    /* Several prompts are read one by one: 'which' says whose turn it is. The others than the first
+     * end up in 'more'. */
+    size_t which, n_prompts;
+    nib_request **more;
+    const char **echoes; /* with echo: each prompt's text */
+    int64_t best_of;
     bool base64;        /* embeddings as base64 */
     int64_t dimensions; /* 0: all */
     const char *param;  /* the field that an error is about */
@@ -105,7 +111,8 @@ typedef struct nib_choice {
     nib_buf text, thinking, odds; /* odds: JSON, as the voice writes it */
     nib_buf unsent_odds;
     const char *finish; /* NULL: goes on */
-    int64_t n_cached, n_generated, n_thought;
+    int64_t n_prompt, n_cached, n_generated, n_thought;
+    int64_t n_chars;  /* of the tokens whose odds were told */
     const char *stop; /* the stop text that ended it, in r's arena; or NULL */
     double prompt_seconds, generate_seconds, first_token_seconds;
     uint64_t seed;
@@ -132,8 +139,8 @@ struct nib_said {
     nib_ask ask;
     const nib_voice *voice;
     nib_choice *choices;
-    int n;
-    int64_t n_prompt;
+    int n, n_each;    /* replies, and to each prompt */
+    int64_t n_prompt; /* tokens of all prompts */
     double start;
     int64_t created;
     char id[48];

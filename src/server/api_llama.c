@@ -238,22 +238,22 @@ static void on_odds(nib_said *x, int index, const nib_odds *o) {
     nib_buf_puts(b, "]}");
 }
 
-static void put(nib_said *x, const char *text, size_t n, nib_buf *odds, bool stop) {
+static void put(nib_said *x, int index, const char *text, size_t n, nib_buf *odds, bool stop) {
     nib_buf *b = &x->out;
-    nib_buf_puts(b, "{\"index\":0,\"content\":");
+    nib_buf_printf(b, "{\"index\":%d,\"content\":", index);
     nib_put_json(b, text, n);
     if (odds->len) nib_buf_printf(b, ",\"completion_probabilities\":[%s]", odds->data);
     nib_buf_clear(odds);
     nib_buf_printf(b, ",\"stop\":%s,\"tokens_evaluated\":%lld", stop ? "true" : "false",
-                   (long long)x->n_prompt);
+                   (long long)x->choices[index].n_prompt);
 }
 
-static void put_end(nib_said *x) {
+static void put_end(nib_said *x, int index) {
     nib_buf *b = &x->out;
-    const nib_choice *c = &x->choices[0];
+    const nib_choice *c = &x->choices[index];
     const char *finish = c->finish ? c->finish : "stop";
     double ms = c->generate_seconds * 1e3, prompt_ms = c->prompt_seconds * 1e3;
-    int64_t n = x->n_prompt - c->n_cached;
+    int64_t n = c->n_prompt - c->n_cached;
     nib_buf_puts(b, ",\"model\":");
     nib_put_json(b, x->ask.model, strlen(x->ask.model));
     nib_buf_printf(b, ",\"tokens_predicted\":%lld,\"tokens_cached\":%lld,\"truncated\":false,",
@@ -273,19 +273,26 @@ static void put_end(nib_said *x) {
 }
 
 static void piece(nib_said *x, int index, const nib_piece *p) {
-    put(x, p->text, p->len, &x->choices[index].unsent_odds, false);
+    put(x, index, p->text, p->len, &x->choices[index].unsent_odds, false);
     nib_buf_puts(&x->out, "}");
     nib_said_sse(x, NULL);
 }
-static void end(nib_said *x) {
-    put(x, "", 0, &x->choices[0].unsent_odds, true);
-    put_end(x);
+static void reply(nib_said *x, int index) {
+    put(x, index, "", 0, &x->choices[index].unsent_odds, true);
+    put_end(x, index);
     nib_said_sse(x, NULL);
 }
+/* Several prompts are answered by a list. */
 static void whole(nib_said *x) {
-    nib_choice *c = &x->choices[0];
-    put(x, c->text.len ? c->text.data : "", c->text.len, &c->odds, true);
-    put_end(x);
+    bool list = x->ask.n_prompts > 1;
+    if (list) nib_buf_putc(&x->out, '[');
+    for (int i = 0; i < x->n; i++) {
+        nib_choice *c = &x->choices[i];
+        if (i) nib_buf_putc(&x->out, ',');
+        put(x, i, c->text.len ? c->text.data : "", c->text.len, &c->odds, true);
+        put_end(x, i);
+    }
+    if (list) nib_buf_putc(&x->out, ']');
     nib_said_reply(x);
 }
 static void failed(nib_said *x, const nib_error *e) {
@@ -299,7 +306,7 @@ void nib_post_llama_completion(nib_http *r) {
     static const nib_voice voice = {.stream_type = "text/event-stream",
                                     .piece = piece,
                                     .odds = on_odds,
-                                    .end = end,
+                                    .reply = reply,
                                     .whole = whole,
                                     .failed = failed};
     nib_api_read(r, nib_llama_completion_read, &voice, "");

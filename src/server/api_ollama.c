@@ -103,7 +103,8 @@ nib_status nib_ollama_generate_read(nib_ask *a, const json_t *body, nib_error *e
     nib_request *q = a->q;
     a->stream = true;
     NIB_TRY(nib_fields_read(a, body, tables, e));
-    if (q->ids.len) return nib_fail(e, NIB_ERR_ARGUMENT, "'prompt': expected a string");
+    if (q->ids.len || a->n_prompts)
+        return nib_fail(e, NIB_ERR_ARGUMENT, "'prompt': expected a string");
     if (q->p.raw || !q->text.len) return NIB_OK;
     return nib_messages_add(&q->messages, "user", q->text.data, NULL, e);
 }

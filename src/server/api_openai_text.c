@@ -13,18 +13,12 @@ static nib_status set_logprobs(nib_ask *a, const char *name, const json_t *v, ni
     return NIB_OK;
 }
 
-static nib_status set_best_of(nib_ask *a, const char *name, const json_t *v, nib_error *e) {
-    (void)a;
-    if (json_is_integer(v) && json_integer_value(v) == 1) return NIB_OK;
-    return nib_fail(e, NIB_ERR_UNSUPPORTED, "'%s' is not supported: leave it out", name);
-}
-
 /* clang-format off */
 static const nib_field completion_fields[] = {
     NIB_CALL("prompt", nib_set_prompt),
     NIB_SWITCH("echo", echo),
     NIB_CALL("logprobs", set_logprobs),
-    NIB_CALL("best_of", set_best_of),
+    NIB_WHOLE("best_of", best_of, 1, 20),
     NIB_REFUSE("suffix"),
     NIB_FIELDS_END
 };
@@ -41,6 +35,17 @@ nib_status nib_openai_completion_read(nib_ask *a, const json_t *body, nib_error 
     a->param = "echo";
     if (a->echo && a->q->ids.len)
         return nib_fail(e, NIB_ERR_UNSUPPORTED, "'echo' needs a prompt that is text");
+    a->param = "logprobs";
+    if (a->echo && a->logprobs)
+        return nib_fail(e, NIB_ERR_UNSUPPORTED,
+                        "'logprobs' with 'echo' is not supported: those of a prompt are not known");
+    a->param = "best_of";
+    if (a->best_of && a->best_of < a->n)
+        return nib_fail(e, NIB_ERR_ARGUMENT, "'best_of': expected 'n' or more, found %lld",
+                        (long long)a->best_of);
+    if (a->best_of > a->n)
+        return nib_fail(e, NIB_ERR_UNSUPPORTED,
+                        "'best_of' beyond 'n' is not supported: every reply made is sent");
     a->param = NULL;
     a->q->n_logprobs = a->logprobs ? (int)a->top_logprobs : -1;
     if (a->echo && a->q->text.len)
@@ -61,7 +66,9 @@ static void on_odds(nib_said *x, int index, const nib_odds *o) {
         nib_put_token_text(b, t, o->top[i].token);
         nib_buf_printf(b, ":%.9g", o->top[i].logprob);
     }
-    nib_buf_puts(b, "}");
+    nib_buf_printf(b, "}\t%lld", (long long)c->n_chars);
+    nib_str s = nib_token_piece(t, o->token, true);
+    for (size_t i = 0; i < s.n; i++) c->n_chars += ((unsigned char)s.p[i] & 0xc0) != 0x80;
 }
 
 static void put_column(nib_buf *b, const char *name, const nib_buf *rows, int column) {
@@ -88,6 +95,8 @@ static void put_odds(nib_buf *b, const nib_ask *a, const nib_buf *rows) {
     put_column(b, "token_logprobs", rows, 1);
     nib_buf_puts(b, ",");
     put_column(b, "top_logprobs", rows, 2);
+    nib_buf_puts(b, ",");
+    put_column(b, "text_offset", rows, 3);
     nib_buf_puts(b, "}");
 }
 
@@ -108,9 +117,14 @@ static void chunk(nib_said *x, int index, const char *text, size_t n, const char
     nib_said_sse(x, NULL);
 }
 
+/* What is echoed before a reply; NULL: nothing. */
+static const char *echo_of(const nib_said *x, int index) {
+    return x->ask.echoes ? x->ask.echoes[index / x->n_each] : x->ask.system;
+}
+
 static void begin(nib_said *x) {
-    for (int i = 0; x->ask.system && i < x->n; i++)
-        chunk(x, i, x->ask.system, strlen(x->ask.system), NULL);
+    for (int i = 0; i < x->n; i++)
+        if (echo_of(x, i)) chunk(x, i, echo_of(x, i), strlen(echo_of(x, i)), NULL);
 }
 static void piece(nib_said *x, int index, const nib_piece *p) {
     chunk(x, index, p->text, p->len, NULL);
@@ -137,7 +151,7 @@ static void whole(nib_said *x) {
         nib_choice *c = &x->choices[i];
         nib_buf_printf(b, "%s{\"index\":%d,\"text\":", i ? "," : "", i);
         nib_buf_clear(&text);
-        if (x->ask.system) nib_buf_puts(&text, x->ask.system);
+        if (echo_of(x, i)) nib_buf_puts(&text, echo_of(x, i));
         if (c->text.len) nib_buf_put(&text, c->text.data, c->text.len);
         nib_put_json(b, text.len ? text.data : "", text.len);
         put_odds(b, &x->ask, &c->odds);

@@ -108,6 +108,8 @@ bool nib_ask_init(nib_ask *a, nib_http *r) {
 
 void nib_ask_free(nib_ask *a) {
     nib_request_free(a->q);
+    for (size_t i = 1; a->more && i < a->n_prompts; i++) nib_request_free(a->more[i - 1]);
+    a->more = NULL;
     json_decref(a->metadata);
     a->q = NULL;
     a->metadata = NULL;
@@ -336,13 +338,17 @@ static nib_status put_ids(const json_t *v, nib_ids *out, const char *name, nib_e
 }
 
 nib_status nib_set_prompt(nib_ask *a, const char *name, const json_t *v, nib_error *e) {
-    if (json_is_array(v) && json_array_size(v) == 1 && !is_ids(v)) v = json_array_get(v, 0);
+    enum { MOST = 64 };
+    if (json_is_array(v) && !is_ids(v)) {
+        a->n_prompts = json_array_size(v);
+        if (a->n_prompts == 0 || a->n_prompts > MOST)
+            return nib_fail(e, NIB_ERR_ARGUMENT, "'%s': expected 1 to %d prompts, found %zu", name,
+                            (int)MOST, a->n_prompts);
+        v = json_array_get(v, a->which);
+    }
     if (is_ids(v)) return put_ids(v, &a->q->ids, name, e);
-    if (json_is_array(v) && json_array_size(v) > 1)
-        return nib_fail(e, NIB_ERR_UNSUPPORTED,
-                        "'%s': several prompts in one request are not supported: send one each",
-                        name);
-    if (!json_is_string(v)) return nib_expected(name, "a string or a list of token ids", v, e);
+    if (!json_is_string(v))
+        return nib_expected(name, "a string, a list of token ids, or a list of these", v, e);
     if (nib_buf_put(&a->q->text, json_string_value(v), json_string_length(v))) return NIB_OK;
     return nib_fail_nomem(e, json_string_length(v), name);
 }

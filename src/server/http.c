@@ -388,7 +388,7 @@ static void on_drained(struct evhttp_connection *c, void *arg) {
     (void)c;
     nib_http *r = arg;
     r->own->resting = false;
-    if (r->own->box) nib_box_pause(r->own->box, false);
+    nib_box_pause(r, false);
 }
 
 void nib_http_write(nib_http *r, const void *p, size_t n) {
@@ -402,7 +402,7 @@ void nib_http_write(nib_http *r, const void *p, size_t n) {
     struct bufferevent *bev = evhttp_connection_get_bufferevent(o->conn);
     if (!o->resting && evbuffer_get_length(bufferevent_get_output(bev)) + n > OUTPUT_HIGH) {
         o->resting = true;
-        if (o->box) nib_box_pause(o->box, true);
+        nib_box_pause(r, true);
     }
     evhttp_send_reply_chunk_with_cb(o->req, b, o->resting ? on_drained : NULL, r);
     evbuffer_free(b);

@@ -21,7 +21,7 @@ struct nib_http_private {
     struct evhttp_connection *conn;
     nib_http *prev, *next; /* all that are under way */
     struct json_t *json;
-    nib_box *box;
+    nib_box *box; /* of its generation; one for each prompt */
     double start;
     int status;
     bool streaming, done, events, resting; /* events: text/event-stream */
@@ -111,7 +111,7 @@ struct nib_server {
 void nib_mail_deliver(nib_server *s); /* on the I/O thread */
 void nib_box_drop(nib_http *r);       /* r is gone: its generation is cancelled */
 void nib_box_leave(nib_http *r);      /* r hears no more of it */
-void nib_box_pause(nib_box *b, bool pause);
+void nib_box_pause(nib_http *r, bool pause);
 /* work.c */
 void nib_lanes_init(nib_server *s);
 void nib_task_start(nib_server *s, nib_task *t); /* on the I/O thread; never refused */

@@ -3,13 +3,18 @@
  *
  * A box stands between a request and its job, since either may go first: when the request goes, the
  * job is cancelled and its mail is thrown away until END; END frees the box. The letters of one
- * turn of the loop are read together, so a step of many replies wakes the I/O thread once. */
+ * turn of the loop are read together, so a step of many replies wakes the I/O thread once.
+ *
+ * A request with several prompts has as many boxes. Its handler hears of them as of one job: their
+ * replies are numbered one after the other, END comes when all have ended, or the first failed. */
 #include "server/internal.h"
 
 struct nib_box {
     nib_server *server;
     nib_http *r; /* NULL: it has gone */
     nib_job *job;
+    nib_box *next; /* of r */
+    int first;     /* its first reply's number */
     nib_http_event_fn fn;
     nib_listener listen; /* instead of fn: the job is no request's */
     void *arg;
@@ -112,6 +117,12 @@ static void on_event(void *arg, const nib_event *ev) {
     if (tell) event_active(s->mail_event, EV_READ, 0);
 }
 
+static void take_out(nib_http *r, const nib_box *box) {
+    nib_box **at = &r->own->box;
+    while (*at != box) at = &(*at)->next;
+    *at = box->next;
+}
+
 void nib_mail_deliver(nib_server *s) {
     pthread_mutex_lock(&s->mail_lock);
     nib_mail *m = s->mail;
@@ -124,10 +135,12 @@ void nib_mail_deliver(nib_server *s) {
         nib_box *box = m->box;
         nib_http *r = box->r;
         bool last = m->ev.kind == NIB_EVENT_END;
-        if (r && m->ev.kind == NIB_EVENT_READY) r->own->n_prompt = m->ev.n_prompt;
+        m->ev.index += box->first;
+        if (r && m->ev.kind == NIB_EVENT_READY) r->own->n_prompt += m->ev.n_prompt;
         if (r && m->ev.reply) r->own->n_generated += m->ev.reply->n_generated;
-        if (r && last) r->own->box = NULL;
-        if (r) box->fn(r, &m->ev);
+        if (r && last) take_out(r, box);
+        if (r && last && m->ev.status != NIB_OK) nib_box_drop(r);
+        if (r && (!last || !r->own->box)) box->fn(r, &m->ev);
         if (box->listen) box->listen(box->arg, &m->ev);
         if (last) {
             nib_job_release(box->job);
@@ -139,6 +152,10 @@ void nib_mail_deliver(nib_server *s) {
 }
 
 bool nib_http_generate(nib_http *r, nib_request *q, nib_http_event_fn fn) {
+    return nib_http_generate_more(r, q, 0, fn);
+}
+
+bool nib_http_generate_more(nib_http *r, nib_request *q, int first, nib_http_event_fn fn) {
     nib_error e;
     nib_server *s = r->server;
     nib_sched *sched = nib_server_sched(s);
@@ -152,7 +169,7 @@ bool nib_http_generate(nib_http *r, nib_request *q, nib_http_event_fn fn) {
     } else if (!sched) {
         status = nib_fail(&e, NIB_ERR_NOMEM, "there is no model");
     } else {
-        *box = (nib_box){.server = s, .r = r, .fn = fn};
+        *box = (nib_box){.server = s, .r = r, .next = r->own->box, .first = first, .fn = fn};
         box->n_embd = (size_t)nib_model_get_info(nib_sched_model(sched))->n_embd;
         status = nib_sched_submit(sched, q, on_event, box, &box->job, &e);
     }
@@ -162,6 +179,7 @@ bool nib_http_generate(nib_http *r, nib_request *q, nib_http_event_fn fn) {
     }
     nib_free(box);
     nib_request_free(q);
+    nib_box_drop(r);
     nib_http_fail(r, &e, NULL);
     return false;
 }
@@ -194,22 +212,22 @@ void nib_box_finish(nib_box *b) {
 }
 
 void nib_box_leave(nib_http *r) {
-    if (r->own->box) r->own->box->r = NULL;
+    for (nib_box *b = r->own->box; b; b = b->next) b->r = NULL;
     r->own->box = NULL;
 }
 
 void nib_box_drop(nib_http *r) {
     nib_box *box = r->own->box;
     nib_box_leave(r);
-    if (box) nib_job_cancel(box->job);
+    for (; box; box = box->next) nib_job_cancel(box->job);
 }
 
-void nib_box_pause(nib_box *b, bool pause) {
-    nib_job_pause(b->job, pause);
+void nib_box_pause(nib_http *r, bool pause) {
+    for (nib_box *b = r->own->box; b; b = b->next) nib_job_pause(b->job, pause);
 }
 
 void nib_http_finish(nib_http *r) {
-    if (r->own->box) nib_job_finish(r->own->box->job);
+    for (nib_box *b = r->own->box; b; b = b->next) nib_job_finish(b->job);
 }
 
 nib_request *nib_http_request_new(nib_http *r) {

@@ -182,6 +182,9 @@ typedef void (*nib_http_event_fn)(nib_http *r, const nib_event *ev);
  * when the queue is full). END is the last event; an END with an error before anything was sent is
  * answered by the handler with nib_http_fail. */
 bool nib_http_generate(nib_http *r, nib_request *q, nib_http_event_fn fn);
+/* One prompt more of the same request, whose first reply has that number. READY comes for each; END
+ * once, when all have ended or one has failed. When it returns false all are cancelled. */
+bool nib_http_generate_more(nib_http *r, nib_request *q, int first, nib_http_event_fn fn);
 /* Ends it; what was said so far becomes the reply. */
 void nib_http_finish(nib_http *r);
 /* A request with the server's limits as defaults. NULL: out of memory, and the client was told. */

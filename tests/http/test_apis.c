@@ -105,17 +105,13 @@ static void openai_completions(void **state) {
     (void)state;
     test_reply *r = test_post(s->port, "/v1/completions",
                               "{\"prompt\":\"one!\",\"max_tokens\":2,\"temperature\":0,\"echo\":"
-                              "true,\"logprobs\":1}");
+                              "true}");
     text_is(r, "object", "text_completion");
     text_is(r, "choices.0.text", "one!twothree");
-    text_is(r, "choices.0.logprobs.tokens.1", "three");
     r = test_post(s->port, "/v1/completions",
                   "{\"prompt\":[\"one!\"],\"max_tokens\":3,\"temperature\":0,\"stream\":true}");
     sse_is(r, "choices.0.text", "twothreeone");
     assert_int_equal(test_post(s->port, "/v1/completions", "{}")->status, 400);
-    r = test_post(s->port, "/v1/completions", "{\"prompt\":[\"a\",\"b\"]}");
-    assert_int_equal(r->status, 400);
-    text_is(r, "error.param", "prompt");
     assert_int_equal(test_post(s->port, "/v1/completions", "{\"prompt\":[999999]}")->status, 400);
 }
 
