@@ -89,6 +89,8 @@ static inline int64_t nib_fast_group(int64_t k, int64_t g) {
 }
 bool nib_mat_can_pack(nib_dtype t, int64_t k); /* K must be whole blocks */
 size_t nib_mat_panel_bytes(nib_dtype t, int64_t k);
+/* Asks memory for what a product with few tokens reads first of up to n panels from p on. */
+void nib_mat_ask(const nib_mat *w, int64_t p, int64_t n);
 
 /* ---- the key/value cache ----
  * A page holds NIB_PAGE positions of one layer's kv heads. Per kv head: K in tiles of 16 positions,

@@ -94,6 +94,20 @@ void nib_act_bind(nib_act *a, void *mem, int64_t n_tok, int64_t k) {
     a->ks32 = (int16_t *)(void *)p;
 }
 
+void nib_mat_ask(const nib_mat *w, int64_t p, int64_t n) {
+    enum { CODES = 2048, SCALES = 256 };
+    if (!w->packed) return;
+    const mm_format *f = nib_mm_format(w->dtype);
+    size_t codes = f ? (size_t)(w->k / 32) * f->code_bytes : w->stride, scales = w->stride - codes;
+    n = NIB_MIN(n, (w->n + NIB_PANEL - 1) / NIB_PANEL - p);
+    for (size_t at = 0; at < CODES; at += 64)
+        for (int64_t i = 0; i < n; i++) {
+            const uint8_t *panel = w->data + (size_t)(p + i) * w->stride;
+            if (at < codes) __builtin_prefetch(panel + at);
+            if (at < SCALES && at < scales) __builtin_prefetch(panel + codes + at);
+        }
+}
+
 /* ---- matrices that are not packed ---- */
 
 size_t nib_matmul_scratch(int64_t n_tok, int64_t k) {

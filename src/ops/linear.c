@@ -44,21 +44,28 @@ void nib_op_lookup(nib_worker *w, nib_rows r, const nib_mat *m, const int32_t *i
 /* ---- panels shared out ----
  * Three quarters of the panels are dealt out beforehand, so that a thread reads the same memory
  * every time; the rest is taken in small chunks, which lets a thread that was held up fall behind
- * without stopping the others. Chunks are four panels, because the one-token kernels walk four at
- * once. */
+ * without stopping the others. Chunks are four panels, because the kernels for few tokens walk four
+ * at once. A thread takes its next chunk before it does the one it has, and asks memory for it. */
 enum { CHUNK = 4 };
 typedef void (*panel_fn)(nib_worker *w, const void *job, int64_t p0, int64_t p1);
 
-static void share_panels(nib_worker *w, int64_t n_panels, panel_fn fn, const void *job) {
+static int64_t dealt_to_each(const nib_worker *w, int64_t n_panels) {
+    return w->n == 1 ? n_panels : n_panels * 3 / 4 / (CHUNK * w->n) * CHUNK;
+}
+
+static void share_panels(nib_worker *w, int64_t n_panels, panel_fn fn,
+                         void (*ask)(const void *job, int64_t p), const void *job) {
     nib_counter *next = nib_phase(w);
-    if (w->n == 1) {
-        fn(w, job, 0, n_panels);
-        return;
+    int64_t each = dealt_to_each(w, n_panels), dealt = each * w->n;
+    int64_t p = each * w->tid, end = p + each;
+    for (;;) {
+        int64_t then = w->n == 1 ? n_panels : dealt + nib_counter_take(next, CHUNK);
+        if (then < n_panels) ask(job, then);
+        if (p < end) fn(w, job, p, end);
+        if (then >= n_panels) return;
+        p = then;
+        end = NIB_MIN(then + CHUNK, n_panels);
     }
-    int64_t each = n_panels * 3 / 4 / (CHUNK * w->n) * CHUNK, dealt = each * w->n;
-    if (each > 0) fn(w, job, each * w->tid, each * (w->tid + 1));
-    for (int64_t p; (p = dealt + nib_counter_take(next, CHUNK)) < n_panels;)
-        fn(w, job, p, NIB_MIN(p + CHUNK, n_panels));
 }
 
 static int64_t panels_of(const nib_mat *m) {
@@ -99,12 +106,24 @@ static void linear_panels(nib_worker *w, const void *job, int64_t p0, int64_t p1
     }
 }
 
+static void linear_ask(const void *job, int64_t p) {
+    const linear_job *j = job;
+    for (int i = 0; i < j->n; i++) {
+        int64_t np = panels_of(&j->l[i]->w);
+        if (p < np) {
+            nib_mat_ask(&j->l[i]->w, p, CHUNK);
+            return;
+        }
+        p -= np;
+    }
+}
+
 void nib_op_linear(nib_worker *w, int n, const nib_linear *const *l, const nib_act *a,
                    float *const *y) {
     linear_job j = {n, l, a, y};
     int64_t total = 0;
     for (int i = 0; i < n; i++) total += panels_of(&l[i]->w);
-    share_panels(w, total, linear_panels, &j);
+    share_panels(w, total, linear_panels, linear_ask, &j);
 }
 
 static void activate(nib_worker *w, nib_activation act, float *y, const float *x, const float *u,
@@ -139,6 +158,10 @@ static void act_panels(nib_worker *w, const void *job, int64_t p0, int64_t p1) {
         int64_t end = NIB_MIN(p + CHUNK, p1);
         int64_t r0 = p * NIB_PANEL, width = NIB_MIN(end * NIB_PANEL, ld) - r0;
         for (int i = 0; i < (j->gate ? 2 : 1); i++) {
+            if (i == 0 && j->gate)
+                nib_mat_ask(&j->up->w, p, CHUNK);
+            else if (end < p1)
+                nib_mat_ask(&l[0]->w, end, CHUNK);
             /* matmul writes y[t*ld + row]: the base is moved so that row r0 lands in tmp[i][0] */
             multiply(w, &l[i]->w, j->a, p, end, tmp[i] - r0, ACT_WIDTH);
             if (l[i]->bias)
@@ -151,10 +174,15 @@ static void act_panels(nib_worker *w, const void *job, int64_t p0, int64_t p1) {
     }
 }
 
+static void act_ask(const void *job, int64_t p) {
+    const act_job *j = job;
+    nib_mat_ask(j->gate ? &j->gate->w : &j->up->w, p, CHUNK);
+}
+
 void nib_op_linear_act(nib_worker *w, const nib_linear *gate, const nib_linear *up,
                        nib_activation act, const nib_act *a, float *y) {
     act_job j = {gate, up, act, a, y};
-    share_panels(w, panels_of(&up->w), act_panels, &j);
+    share_panels(w, panels_of(&up->w), act_panels, act_ask, &j);
 }
 
 size_t nib_op_linear_scratch(int64_t n_tok, int64_t k) {
