@@ -89,8 +89,9 @@ typedef struct nib_upload {
     const char *name; /* of the tensor in the file, which owns it */
     bool pack;        /* false: leave the rows where they are (only looked up, never multiplied) */
     nib_dtype as;     /* mat's own, or one that it is to become */
-    void *own;        /* out: memory to give back with nib_upload_free, or NULL */
-    size_t own_bytes;
+    bool moved;       /* out: the matrix is no longer where it was, in the file */
+    void *own;        /* out: memory to give back with nib_upload_free, or NULL; it may hold the */
+    size_t own_bytes; /* other matrices of the same call too */
 } nib_upload;
 /* Whether the matrix can become t: rows of whole blocks, and a form the kernels multiply. */
 bool nib_upload_can(const nib_upload *u, nib_dtype t);

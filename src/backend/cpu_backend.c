@@ -208,12 +208,11 @@ static void pack_program(nib_worker *w, void *arg) {
     }
 }
 
-/* Packs a slice at a time: what lies in memory twice, once raw and once packed, is one slice. */
-static nib_status upload_one(nib_backend *be, nib_upload *u, bool f32, nib_upload_fn done,
+/* Packs a slice at a time: what lies in memory twice, once raw and once packed, is one slice. to:
+ * nib_upload_bytes bytes. */
+static nib_status upload_one(nib_backend *be, nib_upload *u, bool f32, void *to, nib_upload_fn done,
                              void *arg, nib_error *e) {
     enum { SLICE_BYTES = 16 << 20 };
-    u->own = NULL;
-    u->own_bytes = 0;
     size_t bytes = nib_upload_bytes(u, f32);
     nib_mat raw = *u->mat;
     int64_t n_panels = (raw.n + NIB_PANEL - 1) / NIB_PANEL, step = n_panels;
@@ -222,11 +221,9 @@ static nib_status upload_one(nib_backend *be, nib_upload *u, bool f32, nib_uploa
         size_t row = nib_dtype_bytes(t, raw.k);
         if (t != raw.dtype)
             NIB_TRY(nib_backend_reserve(be, ((size_t)raw.k * 4 + row) * NIB_PANEL, e));
-        if (bytes == SIZE_MAX || !(u->own = nib_alloc_pages(bytes)))
-            return nib_fail_nomem(e, bytes, "weights");
-        u->own_bytes = bytes;
-        *u->mat = (nib_mat){t,     u->pack, raw.n,
-                            raw.k, u->own,  u->pack ? nib_mat_panel_bytes(t, raw.k) : row};
+        u->moved = true;
+        *u->mat =
+            (nib_mat){t, u->pack, raw.n, raw.k, to, u->pack ? nib_mat_panel_bytes(t, raw.k) : row};
         step = NIB_MAX(SLICE_BYTES / (int64_t)(raw.stride * NIB_PANEL), 1);
     }
     for (int64_t p = 0; p < n_panels; p += step) {
@@ -249,11 +246,28 @@ static nib_status upload_one(nib_backend *be, nib_upload *u, bool f32, nib_uploa
 
 nib_status nib_backend_upload(nib_backend *be, nib_upload *u, int64_t n, bool f32,
                               nib_upload_fn done, void *arg, nib_error *e) {
+    /* One piece of memory for all: small matrices get large pages too. */
+    size_t total = 0;
+    for (int64_t i = 0; i < n; i++) {
+        u[i].own = NULL;
+        u[i].own_bytes = 0;
+        u[i].moved = false;
+        size_t bytes = nib_upload_bytes(&u[i], f32);
+        if (bytes > SIZE_MAX / 2 - total) return nib_fail_nomem(e, bytes, "weights");
+        total += NIB_ROUND_UP(bytes, (size_t)64);
+    }
+    if (total) {
+        if (!(u->own = nib_alloc_pages(total))) return nib_fail_nomem(e, total, "weights");
+        u->own_bytes = total;
+    }
+    char *to = u->own;
     nib_status s = NIB_OK;
-    int64_t i = 0;
-    for (; i < n && s == NIB_OK; i++) s = upload_one(be, &u[i], f32, done, arg, e);
-    if (s != NIB_OK)
-        while (i-- > 0) nib_upload_free(&u[i]);
+    for (int64_t i = 0; i < n && s == NIB_OK; i++) {
+        size_t bytes = nib_upload_bytes(&u[i], f32);
+        s = upload_one(be, &u[i], f32, to, done, arg, e);
+        if (bytes) to += NIB_ROUND_UP(bytes, (size_t)64);
+    }
+    if (s != NIB_OK && total) nib_upload_free(u);
     return s;
 }
 

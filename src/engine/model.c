@@ -97,7 +97,7 @@ typedef struct load {
 
 static bool loaded(void *arg, const nib_upload *u, const void *raw, size_t raw_bytes) {
     load *l = arg;
-    if (u->own) nib_gguf_drop(l->m->gguf, raw, raw_bytes); /* never held twice */
+    if (u->moved) nib_gguf_drop(l->m->gguf, raw, raw_bytes); /* never held twice */
     l->done += raw_bytes;
     return !l->p->progress || l->p->progress(l->p->progress_arg, l->done, l->total);
 }

@@ -281,7 +281,7 @@ static void loading_may_fail_anywhere(void **state) {
         if (s != NIB_ERR_NOMEM && s != NIB_ERR_LIMIT) fail_msg("allocation %ld: %s", n, e.message);
         assert_true(n < 100000);
     }
-    assert_true(n > 50);
+    assert_true(n > 20); /* weights are one piece of memory, however many matrices */
 }
 
 static void plan_counts_kv(void **state) {
