@@ -212,13 +212,16 @@ INLINE void walk_k(nib_dtype t, int nr, int of, int nt, const job *o) {
     put(nr, nt, o, acc);
 }
 
-/* Of a format: any number of tokens, four panels or one; one token, four panels. */
+/* Of a format: any number of tokens, one panel or four; one token, two panels or four. */
 #define FEW(T, OF)                                                                                 \
     static void mm_few_1_##T(const job *o) {                                                       \
         OF(NIB_##T, 1, 1, (int)o->a->n_tok, o);                                                    \
     }                                                                                              \
     static void mm_few_4_##T(const job *o) {                                                       \
         OF(NIB_##T, WIDE, 2, (int)o->a->n_tok, o);                                                 \
+    }                                                                                              \
+    static void mm_one_2_##T(const job *o) {                                                       \
+        OF(NIB_##T, 2, 1, 1, o);                                                                   \
     }                                                                                              \
     static void mm_one_4_##T(const job *o) {                                                       \
         OF(NIB_##T, WIDE, 1, 1, o);                                                                \
@@ -229,17 +232,18 @@ INLINE void walk_k(nib_dtype t, int nr, int of, int nt, const job *o) {
 
 void nib_avx512_mm_few(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                        int64_t ldy, void *scratch) {
-    static void (*const of[][3])(const job *o) = {
-#define NIB_P16(T, ...) [NIB_##T] = {mm_few_1_##T, mm_few_4_##T, mm_one_4_##T},
+    static void (*const of[][4])(const job *o) = {
+#define NIB_P16(T, ...) [NIB_##T] = {mm_few_1_##T, mm_few_4_##T, mm_one_2_##T, mm_one_4_##T},
 #include "kernels/p16.def"
     };
     job o = {.stride = w->stride, .a = a, .n_groups = w->k / 32, .ldy = ldy};
     for (int64_t p = p0, nr; p < p1; p += nr) {
-        nr = w->packed && p1 - p >= WIDE ? WIDE : 1;
+        bool one = a->n_tok == 1;
+        nr = !w->packed ? 1 : p1 - p >= WIDE ? WIDE : one && p1 - p >= 2 ? 2 : 1;
         o.panel = nib_mm_panel(w, p, scratch);
         o.next = w->packed && p + 2 * nr <= p1 ? nr * (ptrdiff_t)w->stride : 0;
         o.y = y + p * NIB_PANEL;
         o.last = (__mmask16)((1u << nib_mm_rows(w, p + nr - 1)) - 1);
-        of[w->dtype][nr == 1 ? 0 : a->n_tok == 1 ? 2 : 1](&o);
+        of[w->dtype][nr == 1 ? 0 : nr == 2 ? 2 : one ? 3 : 1](&o);
     }
 }

@@ -45,7 +45,8 @@ void nib_op_lookup(nib_worker *w, nib_rows r, const nib_mat *m, const int32_t *i
  * Three quarters of the panels are dealt out beforehand, so that a thread reads the same memory
  * every time; the rest is taken in small chunks, which lets a thread that was held up fall behind
  * without stopping the others. Chunks are four panels, because the kernels for few tokens walk four
- * at once. A thread takes its next chunk before it does the one it has, and asks memory for it. */
+ * at once; what is then left is one smaller chunk a thread, so that all end together. A thread
+ * takes its next chunk before it does the one it has, and asks memory for it. */
 enum { CHUNK = 4 };
 typedef void (*panel_fn)(nib_worker *w, const void *job, int64_t p0, int64_t p1);
 
@@ -57,14 +58,19 @@ static void share_panels(nib_worker *w, int64_t n_panels, panel_fn fn,
                          void (*ask)(const void *job, int64_t p), const void *job) {
     nib_counter *next = nib_phase(w);
     int64_t each = dealt_to_each(w, n_panels), dealt = each * w->n;
+    int64_t n_chunks = (n_panels - dealt) / (CHUNK * w->n) * w->n;
+    int64_t last = dealt + n_chunks * CHUNK, small = (n_panels - last + w->n - 1) / w->n;
     int64_t p = each * w->tid, end = p + each;
     for (;;) {
-        int64_t then = w->n == 1 ? n_panels : dealt + nib_counter_take(next, CHUNK);
-        if (then < n_panels) ask(job, then);
+        int64_t i = w->n == 1 ? 0 : nib_counter_take(next, 1);
+        bool is_small = i >= n_chunks;
+        int64_t then = is_small ? last + (i - n_chunks) * small : dealt + i * CHUNK;
+        bool some = is_small ? small > 0 && then < n_panels : true;
+        if (some) ask(job, then);
         if (p < end) fn(w, job, p, end);
-        if (then >= n_panels) return;
+        if (!some) return;
         p = then;
-        end = NIB_MIN(then + CHUNK, n_panels);
+        end = NIB_MIN(then + (is_small ? small : CHUNK), n_panels);
     }
 }
 
