@@ -18,6 +18,11 @@ static nib_status open_store(nib_store **s, nib_error *e) {
     return st;
 }
 
+static bool on_hash(void *arg, uint64_t done, uint64_t total) {
+    nib_progress_show(arg, done, total);
+    return !atomic_load(&nib_cancel);
+}
+
 /* The engine's page store is the one that 'nib serve' has beside the same conversations. */
 static nib_status attach(nib_repl *r, nib_store *store, nib_error *e) {
     nib_buf path = {0};
@@ -32,7 +37,12 @@ static nib_status attach(nib_repl *r, nib_store *store, nib_error *e) {
         if (s == NIB_OK) s = nib_kvdisk_open(&r->kv, path.data, secret, nib_repl_kv_disk, e);
         nib_buf_free(&path);
     }
-    return s == NIB_OK ? nib_kvdisk_attach(r->kv, r->host.engine, e) : s;
+    if (s != NIB_OK) return s;
+    nib_progress bar; /* the first time with this model */
+    nib_progress_start(&bar, "Hashing the model", true);
+    s = nib_kvdisk_attach(r->kv, r->host.engine, on_hash, &bar, e);
+    nib_progress_end(&bar);
+    return s;
 }
 
 /* What was computed of conversation id goes to disk, or comes from there. Without a disk it is

@@ -26,7 +26,7 @@ struct nib_kvdisk {
     atomic_ullong n_read, n_written, n_refused;
 };
 
-/* ---- hashes (digest.c is the hub's; these are keyed): seal.c ---- */
+/* ---- hashes and codes (seal.c) ---- */
 
 /* SHA-256's first 16 bytes, of the pieces one after the other. */
 typedef struct kv_piece {
@@ -38,7 +38,8 @@ void kv_hash(const kv_piece *pieces, size_t n, uint8_t out[16]);
 bool kv_seal(const uint8_t key[16], const uint8_t nonce[12], const kv_piece *pieces, size_t n,
              uint8_t out[16]);
 /* The hash of all files of a model under the disk's key: remembered, or computed. */
-nib_status kv_model_hash(nib_kvdisk *d, const nib_gguf *g, uint8_t out[16], nib_error *e);
+nib_status kv_model_hash(nib_kvdisk *d, const nib_gguf *g, nib_kvdisk_progress progress, void *arg,
+                         uint8_t out[16], nib_error *e);
 
 /* ---- one page's file (pagefile.c) ---- */
 
@@ -50,7 +51,7 @@ nib_status kv_page_write(const nib_kvdisk *d, const kv_binding *b, const char *t
                          const nib_page_key *key, const int32_t *tokens, const void *page,
                          nib_error *e);
 uint64_t kv_page_file_bytes(const kv_binding *b);
-/* A small file, whole or not at all. */
+/* All n bytes, or false. */
 bool kv_write_all(int fd, const void *p, size_t n);
 bool kv_read_all(int fd, void *p, size_t n);
 void kv_hex(const uint8_t *p, size_t n, char *out); /* out: 2n + 1 */

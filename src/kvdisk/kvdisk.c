@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <time.h>
 #include <unistd.h>
 #include "kvdisk/internal.h"
 
@@ -53,17 +54,36 @@ static bool is_ours(const char *name) {
 
 /* ---- what is there ---- */
 
+/* A folder, but no link to one. */
+static DIR *open_folder(const char *path) {
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+    if (!dir && fd >= 0) close(fd);
+    return dir;
+}
+
 /* Removes a folder with our files in it. */
 static void remove_folder(const char *path) {
-    char file[PATH_ROOM];
-    DIR *dir = opendir(path);
+    DIR *dir = open_folder(path);
     if (!dir) return;
     for (struct dirent *f; (f = readdir(dir));)
-        if (is_ours(f->d_name) &&
-            snprintf(file, sizeof file, "%s/%s", path, f->d_name) < (int)sizeof file)
-            unlink(file);
+        if (is_ours(f->d_name)) unlinkat(dirfd(dir), f->d_name, 0);
     closedir(dir);
     rmdir(path);
+}
+
+/* Files that were never finished: whoever wrote them has gone. */
+static void remove_unfinished(const char *path) {
+    enum { LONG_AGO = 600 };
+    struct stat st;
+    DIR *dir = open_folder(path);
+    if (!dir) return;
+    for (struct dirent *f; (f = readdir(dir));)
+        if (ends_with(f->d_name, ".tmp") &&
+            fstatat(dirfd(dir), f->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+            time(NULL) - st.st_mtime > LONG_AGO)
+            unlinkat(dirfd(dir), f->d_name, 0);
+    closedir(dir);
 }
 
 typedef struct usage {
@@ -72,16 +92,13 @@ typedef struct usage {
 } usage;
 
 static void measure(const char *path, usage *u) {
-    char file[PATH_ROOM];
     struct stat st;
     nib_filestamp stamp;
     if (nib_file_stamp(path, &stamp, NULL) == NIB_OK) u->used_ns = stamp.mtime_ns;
-    DIR *dir = opendir(path);
+    DIR *dir = open_folder(path);
     if (!dir) return;
     for (struct dirent *f; (f = readdir(dir));)
-        if (is_ours(f->d_name) &&
-            snprintf(file, sizeof file, "%s/%s", path, f->d_name) < (int)sizeof file &&
-            lstat(file, &st) == 0)
+        if (is_ours(f->d_name) && fstatat(dirfd(dir), f->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0)
             u->bytes += (uint64_t)st.st_size;
     closedir(dir);
 }
@@ -91,7 +108,7 @@ static size_t measure_all(const nib_kvdisk *d, usage **out) {
     char path[PATH_ROOM];
     usage *all = NULL;
     size_t n = 0, cap = 0;
-    DIR *dir = opendir(d->folder);
+    DIR *dir = open_folder(d->folder);
     *out = NULL;
     if (!dir) return 0;
     for (struct dirent *f; (f = readdir(dir));) {
@@ -223,11 +240,12 @@ nib_status nib_kvdisk_bind(nib_kvdisk *d, const uint8_t identity[16], size_t pag
     return NIB_OK;
 }
 
-nib_status nib_kvdisk_attach(nib_kvdisk *d, nib_engine *en, nib_error *e) {
+nib_status nib_kvdisk_attach(nib_kvdisk *d, nib_engine *en, nib_kvdisk_progress progress, void *arg,
+                             nib_error *e) {
     uint8_t model[16], identity[16];
     nib_page_store store;
     nib_buf traits = {0};
-    NIB_TRY(kv_model_hash(d, nib_model_gguf(nib_engine_model(en)), model, e));
+    NIB_TRY(kv_model_hash(d, nib_model_gguf(nib_engine_model(en)), progress, arg, model, e));
     nib_engine_kv_traits(en, &traits);
     if (traits.failed) {
         nib_buf_free(&traits);
@@ -261,8 +279,13 @@ void nib_kvdisk_sweep(nib_kvdisk *d, bool (*lives)(void *arg, int64_t owner), vo
     usage *all;
     pthread_mutex_lock(&d->lock);
     size_t n = measure_all(d, &all);
-    for (size_t i = 0; i < n; i++)
-        if (!lives(arg, all[i].owner) && owner_path(d, all[i].owner, path)) remove_folder(path);
+    for (size_t i = 0; i < n; i++) {
+        if (!owner_path(d, all[i].owner, path)) continue;
+        if (lives(arg, all[i].owner))
+            remove_unfinished(path);
+        else
+            remove_folder(path);
+    }
     nib_free(all);
     d->counted = false;
     make_room(d, 0, 0);
@@ -285,7 +308,7 @@ nib_kvdisk_stats nib_kvdisk_get_stats(nib_kvdisk *d) {
 static void remove_others(const nib_kvdisk *d) {
     char path[PATH_ROOM], inner[PATH_ROOM];
     const char *mine = strrchr(d->folder, '/') + 1;
-    DIR *dir = opendir(d->root);
+    DIR *dir = open_folder(d->root);
     if (!dir) return;
     for (struct dirent *f; (f = readdir(dir));) {
         int tail = 0, end = 0;
@@ -293,7 +316,7 @@ static void remove_others(const nib_kvdisk *d) {
         if (!end || end - tail != 8 || f->d_name[end] || strcmp(f->d_name, mine) == 0) continue;
         if (snprintf(path, sizeof path, "%s/%s", d->root, f->d_name) >= (int)sizeof path - 32)
             continue;
-        DIR *other = opendir(path);
+        DIR *other = open_folder(path);
         for (struct dirent *g; other && (g = readdir(other));)
             if (owner_of(g->d_name) &&
                 snprintf(inner, sizeof inner, "%s/%s", path, g->d_name) < (int)sizeof inner)

@@ -22,8 +22,11 @@ nib_status nib_kvdisk_open(nib_kvdisk **out, const char *folder, const uint8_t s
 /* After the engines that use it. */
 void nib_kvdisk_close(nib_kvdisk *d);
 /* Gives an engine the disk as its page store; owners are conversations' ids. Reads the model's
- * files once for their hash, which is remembered as long as they stay as they are. */
-nib_status nib_kvdisk_attach(nib_kvdisk *d, nib_engine *en, nib_error *e);
+ * files once for their hash, which is remembered as long as they stay as they are. progress (may be
+ * NULL) is told of that; when it returns false, it is NIB_ERR_CANCELLED. */
+typedef bool (*nib_kvdisk_progress)(void *arg, uint64_t done, uint64_t total);
+nib_status nib_kvdisk_attach(nib_kvdisk *d, nib_engine *en, nib_kvdisk_progress progress, void *arg,
+                             nib_error *e);
 /* The store itself, for pages of page_bytes of whatever 'identity' stands for. Lives as long as d.
  */
 nib_status nib_kvdisk_bind(nib_kvdisk *d, const uint8_t identity[16], size_t page_bytes,
@@ -31,7 +34,7 @@ nib_status nib_kvdisk_bind(nib_kvdisk *d, const uint8_t identity[16], size_t pag
 /* Removes a conversation's files, now and for good: pages of it that are still under way are
  * dropped. */
 void nib_kvdisk_forget(nib_kvdisk *d, int64_t owner);
-/* Removes the files of all owners that do not live any more. */
+/* Removes the files of all owners that do not live any more, and what killed processes left. */
 void nib_kvdisk_sweep(nib_kvdisk *d, bool (*lives)(void *arg, int64_t owner), void *arg);
 
 typedef struct nib_kvdisk_stats {

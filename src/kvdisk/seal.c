@@ -123,9 +123,33 @@ static bool settled(const nib_gguf *g, bool *changed) {
     return old && !*changed;
 }
 
-nib_status kv_model_hash(nib_kvdisk *d, const nib_gguf *g, uint8_t out[16], nib_error *e) {
+/* All bytes of all files, and how many there are in each. */
+static nib_status hash_files(const nib_kvdisk *d, const nib_gguf *g, nib_kvdisk_progress progress,
+                             void *arg, uint8_t out[16], nib_error *e) {
     enum { STEP = 8 << 20 };
     static const uint8_t nonce[12] = {0};
+    const char *file;
+    uint64_t done = 0, total = nib_gguf_file_bytes(g);
+    bool go_on = true;
+    seal s;
+    seal_start(&s, d->mac_key, nonce);
+    for (int64_t i = 0; i < nib_gguf_n_parts(g); i++) {
+        const nib_filemap *map = nib_gguf_part(g, i, &file);
+        uint64_t n = map->size;
+        seal_put(&s, &n, sizeof n);
+        for (size_t at = 0; at < map->size && go_on; at += STEP) {
+            size_t some = NIB_MIN((size_t)STEP, map->size - at);
+            seal_put(&s, map->data + at, some);
+            nib_gguf_drop(g, map->data + at, some); /* the system has it, or it is not needed */
+            go_on = !progress || progress(arg, done += some, total);
+        }
+    }
+    if (!seal_end(&s, out)) return nib_fail(e, NIB_ERR_UNSUPPORTED, "OpenSSL has no AES-GCM here");
+    return go_on ? NIB_OK : nib_fail(e, NIB_ERR_CANCELLED, "interrupted");
+}
+
+nib_status kv_model_hash(nib_kvdisk *d, const nib_gguf *g, nib_kvdisk_progress progress, void *arg,
+                         uint8_t out[16], nib_error *e) {
     nib_buf stamps = {0};
     uint8_t name[16];
     char path[4096], hex[33];
@@ -137,25 +161,14 @@ nib_status kv_model_hash(nib_kvdisk *d, const nib_gguf *g, uint8_t out[16], nib_
         nib_buf_put(&stamps, stamp, sizeof *stamp);
         fits &= stamp->ino != 0; /* no file, no stamp */
     }
-    if (stamps.failed) return nib_fail_nomem(e, 1, "a model's hash");
     kv_hash(&(kv_piece){stamps.data, stamps.len}, 1, name);
+    bool failed = stamps.failed;
     nib_buf_free(&stamps);
+    if (failed) return nib_fail_nomem(e, 1, "a model's hash");
     kv_hex(name, 16, hex);
     fits &= snprintf(path, sizeof path, "%s/%s.model", d->folder, hex) < (int)sizeof path;
     if (fits && note_read(d, path, name, out)) return NIB_OK;
-    seal s;
-    seal_start(&s, d->mac_key, nonce);
-    for (int64_t i = 0; i < nib_gguf_n_parts(g); i++) {
-        const nib_filemap *map = nib_gguf_part(g, i, &file);
-        uint64_t n = map->size;
-        seal_put(&s, &n, sizeof n);
-        for (size_t at = 0; at < map->size; at += STEP) {
-            size_t some = NIB_MIN((size_t)STEP, map->size - at);
-            seal_put(&s, map->data + at, some);
-            nib_gguf_drop(g, map->data + at, some); /* it is in the system's cache, or not needed */
-        }
-    }
-    if (!seal_end(&s, out)) return nib_fail(e, NIB_ERR_UNSUPPORTED, "OpenSSL has no AES-GCM here");
+    NIB_TRY(hash_files(d, g, progress, arg, out, e));
     bool old = settled(g, &changed);
     if (changed)
         return nib_fail(e, NIB_ERR_IO, "'%s' was written to while it was open", nib_gguf_path(g));

@@ -26,11 +26,17 @@ static void open_kv(nib_server *s, const char *path) {
         nib_log(NIB_LOG_WARN, "conversations' caches are not kept on disk: %s", e.message);
 }
 
+static bool go_on(void *arg, uint64_t done, uint64_t total) {
+    nib_server *s = arg;
+    (void)done, (void)total;
+    return !atomic_load(&s->quit_loading);
+}
+
 void nib_web_attach(nib_server *s, nib_engine *en) {
     nib_kvdisk *kv = s->web->kv;
     nib_error e;
     if (!kv || !s->p.kv_disk || !nib_model_get_info(nib_engine_model(en))->causal) return;
-    if (nib_kvdisk_attach(kv, en, &e) != NIB_OK)
+    if (nib_kvdisk_attach(kv, en, go_on, s, &e) != NIB_OK)
         nib_log(NIB_LOG_WARN, "conversations' caches are not kept on disk: %s", e.message);
 }
 

@@ -59,7 +59,7 @@ static nib_engine *engine(const wanted *w, nib_kvdisk *d) {
     if (!p.n_ctx) p.n_ctx = 256;
     test_ok(nib_engine_new(&en, m, &p, &e), &e);
     nib_model_release(m);
-    if (d) test_ok(nib_kvdisk_attach(d, en, &e), &e);
+    if (d) test_ok(nib_kvdisk_attach(d, en, NULL, NULL, &e), &e);
     return en;
 }
 
@@ -120,6 +120,14 @@ static int files(const char *path, const char *end, void (*fn)(const char *path)
     }
     closedir(dir);
     return n;
+}
+
+/* As nib_file_write does, but for waiting until the disk has it. */
+static void put(const char *path, const char *p, size_t n) {
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, p, n), n);
+    close(fd);
 }
 
 /* ---- what comes back ---- */
@@ -229,6 +237,52 @@ static void a_model_is_told_by_all_its_bytes(void **state) {
     nib_kvdisk_close(d);
 }
 
+static bool stop(void *arg, uint64_t done, uint64_t total) {
+    assert_true(done <= total && total > 0);
+    ++*(int *)arg;
+    return false;
+}
+
+static void hashing_can_be_stopped(void **state) {
+    (void)state;
+    const test_tiny own = {.n_embd = 128, .seed = 78};
+    const wanted w = {.tiny = &own};
+    nib_kvdisk *d = disk("stopped", NIB_KVDISK_AUTO);
+    nib_engine *en = engine(&w, NULL);
+    int n = 0;
+    assert_int_equal(nib_kvdisk_attach(d, en, stop, &n, &e), NIB_ERR_CANCELLED);
+    assert_int_equal(n, 1);
+    assert_false(nib_engine_has_store(en));
+    assert_int_equal(nib_seq_restore(sequence(en), ids, N_IDS, 1), 0);
+    nib_engine_free(en);
+    nib_kvdisk_close(d);
+}
+
+/* The n-th allocation fails: there is no store, or pages are not kept, or not found; nothing else.
+ */
+static void memory_may_fail(void **state) {
+    (void)state;
+    const wanted w = {0};
+    nib_kvdisk *d = disk("memory", NIB_KVDISK_AUTO);
+    for (int n = 1; n < 40; n++) {
+        nib_engine *en = engine(&w, NULL);
+        nib_seq *a = sequence(en), *b = sequence(en);
+        nib_free(finish(a, en));
+        nib_alloc_fail_after(n);
+        nib_error own;
+        nib_status s = nib_kvdisk_attach(d, en, NULL, NULL, &own);
+        assert_true(s == NIB_OK || s == NIB_ERR_NOMEM);
+        nib_seq_keep(a, 1);
+        nib_engine_flush_store(en);
+        int64_t got = nib_seq_restore(b, ids, NIB_PAGE, 1);
+        assert_true(got == 0 || got == NIB_PAGE);
+        nib_alloc_fail_after(0);
+        nib_engine_free(en);
+    }
+    assert_int_equal(found(&w, d, 1), PAGES * NIB_PAGE);
+    nib_kvdisk_close(d);
+}
+
 static void spoil_note(const char *path) {
     int fd = open(path, O_RDWR);
     assert_int_equal(pwrite(fd, "x", 1, 3), 1);
@@ -282,14 +336,6 @@ static bool fetch(loose *x, int64_t owner, int i) {
 static char the_path[4096];
 static void note_path(const char *path) {
     snprintf(the_path, sizeof the_path, "%s", path);
-}
-
-/* As nib_file_write does, but for waiting until the disk has it. */
-static void put(const char *path, const char *p, size_t n) {
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    assert_true(fd >= 0);
-    assert_int_equal(write(fd, p, n), n);
-    close(fd);
 }
 
 static void spoilt_files_are_removed(void **state) {
@@ -423,6 +469,26 @@ static void forgetting(void **state) {
     nib_kvdisk_sweep(d, lives, NULL);
     assert_int_equal(files(folder("forget"), "", NULL), 1);
     assert_true(fetch(&x, 2, 0));
+    /* what a killed process was writing, and what somebody writes now; a link is nobody's folder */
+    static const struct timespec past[2] = {{1000000, 0}, {1000000, 0}};
+    files(folder("forget"), ".kv", note_path);
+    char begun[4096], link[4096], left[4096];
+    snprintf(begun, sizeof begun, "%.4000s.77-0.tmp", the_path);
+    snprintf(left, sizeof left, "%.4000s.66-0.tmp", the_path);
+    put(begun, "x", 1);
+    put(left, "x", 1);
+    assert_int_equal(utimensat(AT_FDCWD, left, past, 0), 0);
+    assert_int_equal(mkdir(folder("target"), 0700), 0);
+    put(folder("target/mine.kv"), "x", 1);
+    *strrchr(the_path, '/') = 0;
+    *strrchr(the_path, '/') = 0;
+    snprintf(link, sizeof link, "%.4000s/5", the_path);
+    assert_int_equal(symlink(folder("target"), link), 0);
+    nib_kvdisk_sweep(d, lives, NULL);
+    assert_int_equal(access(begun, F_OK), 0);
+    assert_int_not_equal(access(left, F_OK), 0);
+    assert_int_equal(access(folder("target/mine.kv"), F_OK), 0);
+    unlink(link);
     nib_kvdisk_close(d);
     /* opened with no room: all goes */
     d = disk("forget", 0);
@@ -620,6 +686,8 @@ int main(void) {
         cmocka_unit_test(others_are_not_taken),
         cmocka_unit_test(a_model_is_told_by_all_its_bytes),
         cmocka_unit_test(a_spoilt_note_is_not_believed),
+        cmocka_unit_test(hashing_can_be_stopped),
+        cmocka_unit_test(memory_may_fail),
         cmocka_unit_test(spoilt_files_are_removed),
         cmocka_unit_test(foreign_files_are_refused),
         cmocka_unit_test(the_longest_unused_goes_first),
