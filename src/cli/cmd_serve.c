@@ -1,7 +1,9 @@
 /* nib serve: the engine over HTTP. */
 #include <signal.h>
+#include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
-#include "cli/host.h"
+#include "cli/models.h"
 #include "cli/watch.h"
 #ifdef NIB_HAVE_SERVER
 #include "server/server.h"
@@ -10,8 +12,11 @@ enum { MAX_LIST = 32 };
 static const char *host, *store, *key_file, *name, *cors[MAX_LIST + 1], *allowed[MAX_LIST + 1];
 static int64_t port = -1, parallel, queue, max_tokens, rate = -1, connections, messages;
 static uint64_t max_body, kv_disk = NIB_KVDISK_AUTO;
-static double max_seconds = -1, grace = -1;
-static bool quiet;
+static double max_seconds = -1, grace = -1, keep = -1;
+static const char *folders[MAX_LIST + 1];
+static int64_t max_models;
+static uint64_t model_memory;
+static bool quiet, only;
 
 static nib_status add_to(const nib_option *o, const char *value, nib_error *e) {
     const char **list = o->to;
@@ -31,6 +36,10 @@ static nib_status set_bytes(const nib_option *o, const char *value, nib_error *e
     return nib_parse_bytes(o->name, value, o->to, e);
 }
 
+static nib_status set_keep(const nib_option *o, const char *value, nib_error *e) {
+    return nib_parse_keep(o->name, value, o->to, e);
+}
+
 const nib_option nib_opts_serve[] = {
     NIB_OPT_TEXT("host", 'H', "ADDRESS", &host,
                  "address to listen on (default: 127.0.0.1); others than this machine's own need "
@@ -38,7 +47,21 @@ const nib_option nib_opts_serve[] = {
     NIB_OPT_INT("port", 'p', "N", &port, 0, 65535,
                 "port to listen on (default: 8080; 0 is any that is free)"),
     NIB_OPT_TEXT("name", 0, "NAME", &name,
-                 "what clients call the model (default: the file's name)"),
+                 "what clients call the (first) model (default: the file's name)"),
+    {"models", 0, "DIR", add_to, folders, 0, 0,
+     "offer the models of this folder too, to be loaded when they are asked for; may be given "
+     "several times",
+     NULL},
+    NIB_OPT_SWITCH("only", 0, &only, "offer only what is named here, not what 'nib ls' lists"),
+    NIB_OPT_INT("max_models", 0, "N", &max_models, 1, 64,
+                "models that are loaded at a time; another takes the place of the one not used for "
+                "longest (default: 1)"),
+    {"models_memory", 0, "SIZE", set_bytes, &model_memory, 0, 0,
+     "load further models beside the first while all take at most this, such as 8G (default: what "
+     "is free)",
+     NULL},
+    {"keep_alive", 0, "TIME", set_keep, &keep, 0, 0,
+     "unload a model that was not used for this long, such as 5m; -1 is never (default: -1)", NULL},
     NIB_OPT_INT("parallel", 'P', "N", &parallel, 1, 256,
                 "replies at a time, each with a context of its own (default: 4)"),
     NIB_OPT_INT("queue", 0, "N", &queue, 1, 65536,
@@ -104,7 +127,6 @@ static void settings(nib_server_params *p) {
     p->engine.n_seq = parallel ? (int)parallel : 4;
     p->host = host;
     if (port >= 0) p->port = (int)port;
-    p->model_name = name;
     p->store = store;
     p->kv_disk = kv_disk;
     if (queue) p->n_queue = (int)queue;
@@ -118,40 +140,120 @@ static void settings(nib_server_params *p) {
     if (connections) p->max_connections = (int)connections;
     if (rate >= 0) p->rate = (int)rate;
     if (grace >= 0) p->grace = grace;
+    p->folders = folders;
+    if (max_models) p->max_models = (int)max_models;
+    p->model_memory = model_memory;
+    p->keep = keep;
+}
+
+/* Where digests of files are remembered; its folder is made. False: nowhere. */
+static bool digests_path(char *out, size_t size) {
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    int n = cache && *cache == '/' ? snprintf(out, size, "%s", cache)
+            : home && *home        ? snprintf(out, size, "%s/.cache", home)
+                                   : -1;
+    if (n < 0 || (size_t)n + 16 >= size) return false;
+    mkdir(out, 0777);
+    snprintf(out + n, size - (size_t)n, "/nib");
+    mkdir(out, 0777);
+    snprintf(out + n, size - (size_t)n, "/nib/digests");
+    return true;
+}
+
+static nib_status check_folders(nib_error *e) {
+    for (const char *const *f = folders; *f; f++) {
+        struct stat st;
+        if (stat(*f, &st) || !S_ISDIR(st.st_mode))
+            return nib_fail(e, NIB_ERR_NOT_FOUND, "--models: '%s' is no folder", *f);
+    }
+    return NIB_OK;
+}
+
+/* The models named on the command line. */
+typedef struct named {
+    nib_found found[MAX_LIST];
+    nib_server_model models[MAX_LIST];
+    size_t n;
+} named;
+
+static void named_free(named *all) {
+    for (size_t i = 0; i < all->n; i++) nib_found_free(&all->found[i]);
+}
+
+static nib_status find_named(const nib_cli *c, named *all, nib_error *e) {
+    for (int i = 0; i < c->argc; i++) {
+        nib_found *f = &all->found[i];
+        NIB_TRY(nib_host_find(f, c->argv[i], e));
+        all->n++;
+        nib_filemap file = {0};
+        NIB_TRY(nib_filemap_open(&file, f->path, e)); /* said before all else */
+        nib_filemap_close(&file);
+        all->models[i] = (nib_server_model){.path = f->path, .params = f->params};
+        if (strcmp(f->path, c->argv[i]) != 0) all->models[i].name = c->argv[i]; /* an alias */
+    }
+    if (all->n && name) all->models[0].name = name;
+    return NIB_OK;
+}
+
+static void log_start(const nib_server_params *p) {
+    const char *at = p->host ? p->host : "127.0.0.1";
+    int where = nib_server_port(server);
+    size_t n = nib_server_n_models(server);
+    if (p->model_path)
+        nib_log(NIB_LOG_INFO, "listening on http://%s:%d, loading the model; Ctrl-C stops", at,
+                where);
+    else if (n)
+        nib_log(NIB_LOG_INFO,
+                "listening on http://%s:%d, ready to load any of %zu model%s; Ctrl-C stops", at,
+                where, n, n == 1 ? "" : "s");
+    else
+        nib_log(NIB_LOG_INFO,
+                "listening on http://%s:%d without a model (nib serve MODEL); Ctrl-C stops", at,
+                where);
 }
 
 nib_status nib_cmd_serve(nib_cli *c, nib_error *e) {
-    NIB_TRY(nib_cli_operands(c, 0, 1, "the model file", e));
+    static named all;
+    static char digests[NIB_HUB_PATH];
+    nib_models hub = {0};
+    nib_status s;
+    NIB_TRY(nib_cli_operands(c, 0, MAX_LIST, "models", e));
     nib_server_params p = nib_server_defaults();
     settings(&p);
-    nib_found found = {0};
-    nib_status s;
-    if (c->argc) NIB_TRY(nib_host_find(&found, c->argv[0], e));
-    nib_filemap file = {0};
-    if (found.path) NIB_TRY_OUT(nib_filemap_open(&file, found.path, e)); /* said before all else */
-    nib_filemap_close(&file);
-    if (!name && found.path && strcmp(found.path, c->argv[0]) != 0)
-        p.model_name = c->argv[0]; /* an alias */
-    p.model_path = found.path;
-    p.model = found.params;
+    NIB_TRY_OUT(check_folders(e));
+    bool found = nib_models_open(&hub, NULL) == NIB_OK; /* a machine without a home has no cache */
+    NIB_TRY_OUT(find_named(c, &all, e));
+    p.model.n_threads = p.engine.n_threads;
+    if (all.n) {
+        p.model_path = all.models[0].path;
+        p.model_name = all.models[0].name;
+        p.model = all.models[0].params;
+        p.models = all.models + 1;
+        p.n_models = all.n - 1;
+    }
+    if (found && !only) p.cache = hub.hub.cache;
+    if (digests_path(digests, sizeof digests)) p.digests = digests;
     p.quit = &nib_cancel;
     nib_log_set(log_line, NULL, quiet ? NIB_LOG_WARN : NIB_LOG_INFO);
     NIB_TRY_OUT(nib_server_new(&server, &p, e));
     NIB_TRY_OUT(nib_host_watch(e));
     catch_signals();
-    nib_log(NIB_LOG_INFO, "listening on http://%s:%d%s; Ctrl-C stops",
-            p.host ? p.host : "127.0.0.1", nib_server_port(server),
-            p.model_path ? ", loading the model" : " without a model (nib serve MODEL)");
+    log_start(&p);
     s = nib_server_run(server, e);
     if (s == NIB_OK && nib_watch_fired(e)) s = NIB_ERR_MEMORY_FIT;
 out:
     nib_watch_stop();
     nib_server_free(server);
-    nib_found_free(&found);
+    named_free(&all);
+    nib_models_close(&hub);
     return s;
 }
 
 #else
+
+static nib_status set_keep(const nib_option *o, const char *value, nib_error *e) {
+    return nib_parse_keep(o->name, value, o->to, e);
+}
 
 const nib_option nib_opts_serve[] = {NIB_OPT_END};
 

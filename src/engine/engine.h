@@ -56,6 +56,8 @@ typedef struct nib_model_info {
 } nib_model_info;
 const nib_model_info *nib_model_get_info(const nib_model *m);
 const nib_gguf *nib_model_gguf(const nib_model *m);
+/* The mix in brief, of any file: info.quant. */
+void nib_model_quant(const nib_gguf *g, char out[32]);
 const nib_tokenizer *nib_model_tokenizer(const nib_model *m);
 uint64_t nib_model_kv_bytes(const nib_model *m, nib_kv_type t,
                             int64_t n_ctx); /* of one sequence of n_ctx tokens */

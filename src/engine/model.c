@@ -32,8 +32,8 @@ static nib_status set_name(nib_model *m, const char *path, nib_error *e) {
     return m->info.path && m->info.name ? NIB_OK : nib_fail_nomem(e, name.n, "the model's name");
 }
 
-/* The mix in brief: what the file says it is, else the format most weights have. */
-static void set_quant(nib_model *m) {
+/* What the file says it is, else the format most weights have. */
+void nib_model_quant(const nib_gguf *g, char out[32]) {
     static const struct {
         int id;
         const char *name;
@@ -47,20 +47,20 @@ static void set_quant(nib_model *m) {
                  {36, "TQ1_0"},   {37, "TQ2_0"},   {38, "MXFP4"}};
     uint64_t by_type[256] = {0}, most = 0;
     const char *main_type = "none";
-    for (int64_t i = 0; i < nib_gguf_n_tensors(m->gguf); i++) {
-        const nib_tensor *t = nib_gguf_tensor_at(m->gguf, i);
+    for (int64_t i = 0; i < nib_gguf_n_tensors(g); i++) {
+        const nib_tensor *t = nib_gguf_tensor_at(g, i);
         uint64_t *sum = &by_type[(unsigned)t->dtype & 255];
         if (t->n_dims > 1) *sum += t->bytes;
         if (*sum > most) most = *sum, main_type = nib_dtype_get(t->dtype)->name;
     }
     int64_t id;
-    if (nib_gguf_i64(m->gguf, "general.file_type", 0, 1023, &id, NULL) == NIB_OK)
+    if (nib_gguf_i64(g, "general.file_type", 0, 1023, &id, NULL) == NIB_OK)
         for (size_t i = 0; i < NIB_ARRAY_LEN(types); i++)
             /* writers that leave the key at 0 or 1 while quantising exist: believe the weights then
              */
             if (types[i].id == id && (id > 1 || strcmp(types[i].name, main_type) == 0))
                 main_type = types[i].name;
-    snprintf(m->info.quant, sizeof m->info.quant, "%s", main_type);
+    snprintf(out, 32, "%s", main_type);
 }
 
 static void set_info(nib_model *m) {
@@ -84,7 +84,7 @@ static void set_info(nib_model *m) {
     info->causal = d->causal;
     info->has_weights = d->n_layer > 0;
     info->chat_template = nib_tokenizer_get_info(m->tokenizer)->chat_template;
-    set_quant(m);
+    nib_model_quant(m->gguf, info->quant);
 }
 
 /* ---- opening ---- */

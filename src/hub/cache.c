@@ -147,6 +147,7 @@ static nib_status add(gather *g, const char *path, const char *file, uint64_t by
     }
     memcpy(m.commit, g->commit, sizeof m.commit);
     nib_hub_quant_of(file, m.quant);
+    nib_hub_blob_digest(path, m.digest);
     m.alias = alias_of(&m);
     if (at == g->n)
         g->n++;
@@ -284,8 +285,8 @@ void nib_hub_list_free(nib_hub_model *m, size_t n) {
 }
 
 const char *nib_hub_model_name(const nib_hub_model *m) {
-    static char ring[4][2 * NIB_HUB_NAME + 1024];
-    static int at;
+    static _Thread_local char ring[4][2 * NIB_HUB_NAME + 1024];
+    static _Thread_local int at;
     if (m->alias) return m->alias->name;
     char *out = ring[at++ & 3];
     const char *slash = strrchr(m->file, '/');

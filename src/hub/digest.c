@@ -89,3 +89,18 @@ nib_status nib_digest_file(const nib_hub *h, const char *path, const char *expec
     close(fd);
     return s;
 }
+
+void nib_hub_blob_digest(const char *path, char out[65]) {
+    char blob[NIB_HUB_PATH];
+    ssize_t n = readlink(path, blob, sizeof blob - 1);
+    out[0] = 0;
+    if (n <= 64) return;
+    blob[n] = 0;
+    const char *base = strrchr(blob, '/') ? strrchr(blob, '/') + 1 : blob;
+    if (strlen(base) == 64 && nib_is_hex(base, 64)) memcpy(out, base, 65);
+}
+
+nib_status nib_hub_sha256(const char *path, const atomic_bool *cancel, char out[65], nib_error *e) {
+    nib_hub h = {.cancel = cancel};
+    return nib_digest_file(&h, path, "", NULL, out, e);
+}

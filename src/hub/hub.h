@@ -90,6 +90,8 @@ const char *nib_hub_ref_text(const nib_hub_ref *r);
 void nib_hub_quant_of(const char *file, char out[32]);
 /* Whether name is NAME-0000P-of-0000N.gguf; *stem is the length of NAME. */
 bool nib_hub_split_of(const char *name, size_t *stem, int *part, int *parts);
+/* A file one can run: GGUF, no projector for images, no importance matrix, no later part. */
+bool nib_hub_is_model(const char *name);
 /* The model among files that the reference means: the index of its (first) file, -1 when there is
  * none. Without a quantisation Q4_K_M, or the nearest there is. */
 ptrdiff_t nib_hub_pick(const char *const *names, size_t n, const char *want);
@@ -144,6 +146,7 @@ typedef struct nib_hub_model {
     char *path;
     char commit[41];
     char quant[32];
+    char digest[65];            /* SHA-256 of the (first) file, as the hub gave it; "" unknown */
     const nib_hub_alias *alias; /* the alias that means this model, or NULL */
     uint64_t bytes;             /* of all parts */
     int parts;
@@ -153,7 +156,7 @@ typedef struct nib_hub_model {
  * cache is an empty one. */
 nib_status nib_hub_list(const nib_hub *h, nib_hub_model **out, size_t *n, nib_error *e);
 void nib_hub_list_free(nib_hub_model *m, size_t n);
-/* How a person names m on the command line. In a ring of static buffers. */
+/* How a person names m on the command line. In a ring of static buffers of the thread. */
 const char *nib_hub_model_name(const nib_hub_model *m);
 /* The model of the cache that the reference means. single: refuses to choose among several of the
  * repo. NIB_ERR_NOT_FOUND says how to pull it. */
@@ -174,4 +177,6 @@ nib_status nib_hub_unfinished(const nib_hub *h, bool remove, uint64_t *bytes, in
 /* Hashes every file of the model again. *known: how many had a hash to be held to.
  * NIB_ERR_FORMAT names the file that differs. */
 nib_status nib_hub_verify(const nib_hub *h, const nib_hub_model *m, int *known, nib_error *e);
+/* The SHA-256 of any file, in hex. cancel may be NULL. */
+nib_status nib_hub_sha256(const char *path, const atomic_bool *cancel, char out[65], nib_error *e);
 #endif

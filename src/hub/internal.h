@@ -69,6 +69,8 @@ nib_status nib_digest_copy(nib_digest *to, const nib_digest *from, nib_error *e)
 void nib_digest_end(nib_digest *d, char out[65]);
 void nib_digest_free(nib_digest *d);
 bool nib_is_hex(const char *s, size_t n);
+/* The SHA-256 that a link into blobs/ names: "" when it names none. */
+void nib_hub_blob_digest(const char *path, char out[65]);
 /* The digest of a file, of the kind that 'expected' has. */
 nib_status nib_digest_file(const nib_hub *h, const char *path, const char *expected,
                            nib_hub_progress *p, char out[65], nib_error *e);

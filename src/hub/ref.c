@@ -93,8 +93,7 @@ static bool ends_with(const char *s, const char *end) {
     return n >= k && strcasecmp(s + n - k, end) == 0;
 }
 
-/* A file one can run: no projector for images, no importance matrix, no later part. */
-static bool is_model(const char *name) {
+bool nib_hub_is_model(const char *name) {
     const char *slash = strrchr(name, '/'), *base = slash ? slash + 1 : name;
     size_t stem;
     int part = 1, parts;
@@ -117,7 +116,7 @@ ptrdiff_t nib_hub_pick(const char *const *names, size_t n, const char *want) {
             if (strcmp(names[i], want) == 0 || strcmp(base, want) == 0) return (ptrdiff_t)i;
             continue;
         }
-        if (!is_model(names[i])) continue;
+        if (!nib_hub_is_model(names[i])) continue;
         nib_hub_quant_of(names[i], quant);
         size_t rank = NIB_ARRAY_LEN(order);
         if (*want) {

@@ -38,7 +38,7 @@ int64_t nib_said_cached(const nib_said *x) {
 }
 
 const nib_tokenizer *nib_said_tokenizer(const nib_said *x) {
-    return nib_model_tokenizer(nib_sched_model(nib_server_sched(x->r->server)));
+    return nib_model_tokenizer(nib_http_model(x->r));
 }
 
 void nib_put_token_text(nib_buf *b, const nib_tokenizer *t, int32_t id) {
@@ -200,11 +200,12 @@ void nib_said_start_with(nib_http *r, nib_ask *ask, const nib_voice *voice, cons
     x->start = nib_now();
     x->created = (int64_t)time(NULL);
     nib_make_id(x->id, sizeof x->id, id_prefix);
+    if (ask->keep_given) nib_http_keep(r, ask->keep);
     nib_request *q = x->ask.q;
     x->ask.q = NULL; /* the scheduler's from here on */
     q->n = x->n_each;
-    x->ask.model = nib_server_model_name(r->server);
-    x->n_embd = (size_t)nib_model_get_info(nib_sched_model(nib_server_sched(r->server)))->n_embd;
+    x->ask.model = nib_http_model_name(r);
+    x->n_embd = (size_t)nib_model_get_info(nib_http_model(r))->n_embd;
     r->state = x;
     r->on_gone = free_answer;
     ok = nib_http_generate(r, q, on_event);

@@ -32,6 +32,8 @@ typedef struct nib_ask {
     bool store;
     int64_t n_before; /* of the messages, those of the earlier response */
     json_t *metadata;
+    bool keep_given; /* how long the model is to stay afterwards */
+    double keep;     /* seconds; < 0: for ever */
 } nib_ask;
 
 typedef enum nib_field_kind {
@@ -89,6 +91,8 @@ nib_status nib_set_max_tokens(nib_ask *a, const char *name, const json_t *v, nib
 nib_status nib_set_effort(nib_ask *a, const char *name, const json_t *v, nib_error *e);
 nib_status nib_set_template_kwargs(nib_ask *a, const char *name, const json_t *v, nib_error *e);
 nib_status nib_set_prompt(nib_ask *a, const char *name, const json_t *v, nib_error *e);
+/* "5m", "1h30m", "300ms", "-1"; a number is seconds; below 0 is for ever. */
+nib_status nib_set_keep(nib_ask *a, const char *name, const json_t *v, nib_error *e);
 nib_status nib_set_texts(nib_ask *a, const char *name, const json_t *v, nib_error *e);
 /* Appends the text of a message's content: a string, or a list of text parts. */
 nib_status nib_content_text(const json_t *v, const char *what, nib_buf *out, nib_error *e);

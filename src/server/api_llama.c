@@ -3,7 +3,7 @@
 #include "server/api.h"
 
 static const nib_model *model_of(nib_http *r) {
-    return nib_sched_model(nib_server_sched(r->server));
+    return nib_http_model(r);
 }
 
 /* ---- what runs ---- */
@@ -26,25 +26,25 @@ static json_t *sampling(nib_http *r) {
 }
 
 void nib_get_llama_props(nib_http *r) {
-    nib_sched *s = nib_server_sched(r->server);
+    nib_sched *s = nib_http_sched(r);
     const nib_model_info *info = nib_model_get_info(model_of(r));
     const nib_tokenizer *t = nib_model_tokenizer(model_of(r));
     const nib_tokenizer_info *ti = nib_tokenizer_get_info(t);
     nib_sched_stats st;
     nib_sched_get_stats(s, &st);
-    nib_http_json_reply(
-        r, 200,
-        json_pack("{s:{s:o, s:I}, s:i, s:s, s:s, s:s, s:o, s:o, s:s, s:{s:b, s:b}}",
-                  "default_generation_settings", "params", sampling(r), "n_ctx",
-                  (json_int_t)nib_sched_n_ctx(s), "total_slots", st.n_slots, "model_alias",
-                  nib_server_model_name(r->server), "model_path", info->path, "chat_template",
-                  info->chat_template ? info->chat_template : "", "bos_token",
-                  token_text(t, ti->bos), "eos_token", token_text(t, ti->eos), "build_info",
-                  nib_version(), "modalities", "vision", false, "audio", false));
+    nib_http_json_reply(r, 200,
+                        json_pack("{s:{s:o, s:I}, s:i, s:s, s:s, s:s, s:o, s:o, s:s, s:{s:b, s:b}}",
+                                  "default_generation_settings", "params", sampling(r), "n_ctx",
+                                  (json_int_t)nib_sched_n_ctx(s), "total_slots", st.n_slots,
+                                  "model_alias", nib_http_model_name(r), "model_path", info->path,
+                                  "chat_template", info->chat_template ? info->chat_template : "",
+                                  "bos_token", token_text(t, ti->bos), "eos_token",
+                                  token_text(t, ti->eos), "build_info", nib_version(), "modalities",
+                                  "vision", false, "audio", false));
 }
 
 void nib_get_llama_slots(nib_http *r) {
-    nib_sched *s = nib_server_sched(r->server);
+    nib_sched *s = nib_http_sched(r);
     json_t *list = json_array();
     nib_slot_info x;
     bool any = false;
@@ -157,7 +157,7 @@ void nib_post_llama_template(nib_http *r) {
     if (s == NIB_OK && !a.q->messages.n)
         s = nib_fail(&e, NIB_ERR_ARGUMENT, "'messages': expected a list of messages");
     nib_prompt p = {.model = model_of(r),
-                    .tmpl = nib_sched_template(nib_server_sched(r->server)),
+                    .tmpl = nib_sched_template(nib_http_sched(r)),
                     .p = &a.q->p,
                     .messages = &a.q->messages};
     if (s == NIB_OK) s = nib_prompt_render(&p, &text, &e);

@@ -1,11 +1,10 @@
 /* Ollama's API: /api/chat, /api/generate, /api/embed and what its clients ask about models.
  *
- * Streams are lines of JSON and are the default; times are nanoseconds. There is one model:
- * whatever name a client uses, it is meant, as with a model that was pulled under that name. */
-#include <math.h>
-#include <sys/stat.h>
+ * Streams are lines of JSON and are the default; times are nanoseconds. keep_alive says how long a
+ * model stays loaded; a request without anything to answer only loads or unloads it. */
 #include <time.h>
 #include "server/api_openai.h"
+#include "server/locals.h"
 
 static long long ns(double seconds) {
     return (long long)(seconds * 1e9);
@@ -67,7 +66,7 @@ static const nib_field common_fields[] = {
     NIB_SWITCH("stream", stream),
     NIB_CALL("options", set_options),
     NIB_CALL("think", set_think),
-    NIB_IGNORE("keep_alive"),
+    NIB_CALL("keep_alive", nib_set_keep),
     NIB_REFUSE("format"),
     NIB_FIELDS_END
 };
@@ -136,12 +135,14 @@ static void put_text(nib_said *x, bool chat, const char *text, size_t n, const c
 
 static void put_done(nib_said *x) {
     const nib_choice *c = &x->choices[0];
-    nib_buf_printf(&x->out,
-                   ",\"done\":true,\"done_reason\":\"%s\",\"total_duration\":%lld,"
-                   "\"load_duration\":0,\"prompt_eval_count\":%lld,\"prompt_eval_duration\":%lld,"
-                   "\"eval_count\":%lld,\"eval_duration\":%lld}",
-                   nib_finish_word(c), ns(nib_now() - x->start), (long long)x->n_prompt,
-                   ns(c->prompt_seconds), (long long)c->n_generated, ns(c->generate_seconds));
+    nib_buf_printf(
+        &x->out,
+        ",\"done\":true,\"done_reason\":\"%s\",\"total_duration\":%lld,"
+        "\"load_duration\":%lld,\"prompt_eval_count\":%lld,\"prompt_eval_duration\":%lld,"
+        "\"eval_count\":%lld,\"eval_duration\":%lld}",
+        nib_finish_word(c), ns(nib_now() - x->start + nib_http_waited(x->r)),
+        ns(nib_http_waited(x->r)), (long long)x->n_prompt, ns(c->prompt_seconds),
+        (long long)c->n_generated, ns(c->generate_seconds));
 }
 
 static void say(nib_said *x, bool chat, const nib_piece *p) {
@@ -205,38 +206,79 @@ static const nib_voice generate_voice = {.stream_type = "application/x-ndjson",
                                          .whole = generate_whole,
                                          .failed = failed};
 
-/* A request without anything to answer loads the model, which is loaded, or unloads it, which a
- * server of one model does not. False: it is none. */
-static bool is_load(nib_http *r, const char *field, bool chat) {
-    enum { SHORT = 4096 }; /* others have something to answer */
-    const json_t *body = r->body.n <= SHORT ? nib_http_json(r) : NULL;
-    if (!body) return r->body.n <= SHORT; /* told */
-    const json_t *v = json_object_get(body, field), *keep = json_object_get(body, "keep_alive");
-    bool empty = !v || json_is_null(v) || (json_is_array(v) && json_array_size(v) == 0) ||
-                 (json_is_string(v) && json_string_length(v) == 0);
-    bool unload = json_is_number(keep) && json_number_value(keep) == 0;
-    if (!empty) return false;
+/* ---- loading and unloading ---- */
+
+static void put_empty(nib_http *r, const char *name, const char *why) {
+    bool chat = r->path[strlen(r->path) - 1] == 't';
     nib_buf b = {0};
     nib_buf_puts(&b, "{\"model\":");
-    nib_put_json(&b, nib_server_model_name(r->server), strlen(nib_server_model_name(r->server)));
+    nib_put_json(&b, name, strlen(name));
     nib_buf_puts(&b, ",\"created_at\":\"");
     nib_put_time(&b);
-    nib_buf_printf(&b, "\",%s,\"done\":true,\"done_reason\":\"%s\"}",
-                   chat ? "\"message\":{\"role\":\"assistant\",\"content\":\"\"}"
-                        : "\"response\":\"\"",
-                   unload ? "unload" : "load");
+    nib_buf_printf(
+        &b, "\",%s,\"done\":true,\"done_reason\":\"%s\"}",
+        chat ? "\"message\":{\"role\":\"assistant\",\"content\":\"\"}" : "\"response\":\"\"", why);
     nib_http_reply(r, 200, "application/json", b.data, b.len);
     nib_buf_free(&b);
-    return true;
 }
 
+/* keep_alive of a request that has no more to say: seconds. False: there is none, or *wrong, and
+ * the client was told. */
+static bool read_keep(nib_http *r, double *seconds, bool *wrong) {
+    const json_t *v = json_object_get(nib_http_json(r), "keep_alive");
+    nib_ask a = {0};
+    nib_error e;
+    *wrong = v && !json_is_null(v) && nib_set_keep(&a, "keep_alive", v, &e) != NIB_OK;
+    *seconds = a.keep;
+    if (*wrong) nib_http_fail(r, &e, "keep_alive");
+    return a.keep_given;
+}
+
+static void tell_loaded(nib_http *r) {
+    double keep;
+    bool wrong;
+    if (read_keep(r, &keep, &wrong)) nib_http_keep(r, keep);
+    put_empty(r, nib_http_model_name(r), "load");
+}
+
+/* A request without anything to answer loads the model, or with keep_alive 0 unloads it. */
+static void answer(nib_http *r, const char *field, nib_handler go_on) {
+    enum { SHORT = 4096 }; /* others have something to answer */
+    if (r->body.n > SHORT) {
+        nib_http_with_model(r, go_on);
+        return;
+    }
+    const json_t *body = nib_http_json(r), *v = json_object_get(body, field);
+    double keep;
+    bool wrong = false;
+    nib_local *m = NULL;
+    if (!body) return;
+    bool empty = !v || json_is_null(v) || (json_is_array(v) && json_array_size(v) == 0) ||
+                 (json_is_string(v) && json_string_length(v) == 0);
+    const char *name = json_string_value(json_object_get(body, "model"));
+    if (empty && read_keep(r, &keep, &wrong) && keep == 0)
+        m = nib_locals_find(r->server, name, true);
+    if (wrong) return;
+    if (!m) {
+        nib_http_with_model(r, empty ? tell_loaded : go_on);
+        return;
+    }
+    put_empty(r, m->name, "unload");
+    if (m->state == NIB_LOCAL_READY) nib_local_keep(r->server, m, 0);
+}
+
+static void chat(nib_http *r) {
+    nib_api_read(r, nib_ollama_chat_read, &chat_voice, "");
+}
 void nib_post_ollama_chat(nib_http *r) {
-    if (!is_load(r, "messages", true)) nib_api_read(r, nib_ollama_chat_read, &chat_voice, "");
+    answer(r, "messages", chat);
 }
 
+static void generate(nib_http *r) {
+    nib_api_read(r, nib_ollama_generate_read, &generate_voice, "");
+}
 void nib_post_ollama_generate(nib_http *r) {
-    if (!is_load(r, "prompt", false))
-        nib_api_read(r, nib_ollama_generate_read, &generate_voice, "");
+    answer(r, "prompt", generate);
 }
 
 /* ---- embeddings ---- */
@@ -257,7 +299,7 @@ static nib_status embed_read(nib_ask *a, const json_t *body, nib_error *e) {
         NIB_WHOLE("dimensions", dimensions, 1, 1 << 20),
         NIB_CALL("truncate", set_truncate),
         NIB_IGNORE("options"),
-        NIB_IGNORE("keep_alive"),
+        NIB_CALL("keep_alive", nib_set_keep),
         NIB_FIELDS_END
     };
     /* clang-format on */
@@ -277,8 +319,9 @@ static void vectors(nib_said *x) {
         nib_put_vector(&x->out, x->vectors[i], x->n_embd);
     }
     nib_buf_printf(&x->out,
-                   "],\"total_duration\":%lld,\"load_duration\":0,\"prompt_eval_count\":%lld}",
-                   ns(nib_now() - x->start), (long long)x->n_prompt);
+                   "],\"total_duration\":%lld,\"load_duration\":%lld,\"prompt_eval_count\":%lld}",
+                   ns(nib_now() - x->start + nib_http_waited(x->r)), ns(nib_http_waited(x->r)),
+                   (long long)x->n_prompt);
     nib_said_reply(x);
 }
 
@@ -301,66 +344,87 @@ void nib_post_ollama_embeddings(nib_http *r) {
 
 /* ---- models ---- */
 
-static json_t *details(const nib_model_info *info) {
-    char size[32];
-    double n = (double)info->n_params;
+static json_t *details(const nib_local *m) {
+    char size[32] = "";
+    double n = (double)m->look.n_params;
+    const char *arch = m->look.arch ? m->look.arch : "";
     if (n >= 1e9)
         snprintf(size, sizeof size, "%.1fB", n / 1e9);
     else if (n >= 1e6)
         snprintf(size, sizeof size, "%.1fM", n / 1e6);
-    else
+    else if (n > 0)
         snprintf(size, sizeof size, "%.1fK", n / 1e3);
     return json_pack("{s:s, s:s, s:s, s:[s], s:s, s:s}", "parent_model", "", "format", "gguf",
-                     "family", info->arch, "families", info->arch, "parameter_size", size,
-                     "quantization_level", info->quant);
+                     "family", arch, "families", arch, "parameter_size", size, "quantization_level",
+                     m->look.quant);
 }
 
-/* What stands for the model in lists: its digest would be the file's SHA-256, which takes long to
- * know; this one changes with path, size and time of change. */
-static json_t *entry(nib_http *r) {
-    nib_sched *s = nib_server_sched(r->server);
-    if (!s) return NULL;
-    const nib_model_info *info = nib_model_get_info(nib_sched_model(s));
-    const char *name = nib_server_model_name(r->server);
-    struct stat st = {0};
-    char digest[65], changed[40];
-    struct tm tm;
-    if (stat(info->path, &st)) st.st_mtime = 0;
-    uint64_t h =
-        nib_hash(info->path, strlen(info->path), (uint64_t)st.st_mtime ^ (info->file_bytes << 20));
-    for (int i = 0; i < 4; i++) {
-        snprintf(digest + 16 * i, 17, "%016llx", (unsigned long long)h);
-        h = nib_hash(&h, sizeof h, (uint64_t)i);
-    }
-    gmtime_r(&st.st_mtime, &tm);
-    strftime(changed, sizeof changed, "%Y-%m-%dT%H:%M:%SZ", &tm);
-    return json_pack("{s:s, s:s, s:s, s:I, s:s, s:o}", "name", name, "model", name, "modified_at",
-                     changed, "size", (json_int_t)info->file_bytes, "digest", digest, "details",
-                     details(info));
+/* A moment in RFC 3339. */
+static const char *moment(time_t t, char out[40]) {
+    struct tm tm = {0};
+    gmtime_r(&t, &tm);
+    strftime(out, 40, "%Y-%m-%dT%H:%M:%SZ", &tm);
+    return out;
+}
+
+/* What stands for the model in lists. */
+static json_t *entry(const nib_local *m, uint64_t bytes) {
+    json_t *v = json_pack("{s:s, s:s, s:I, s:o}", "name", m->name, "model", m->name, "size",
+                          (json_int_t)bytes, "details", details(m));
+    if (*m->digest) json_object_set_new(v, "digest", json_string(m->digest));
+    return v;
 }
 
 void nib_get_ollama_tags(nib_http *r) {
-    json_t *list = json_array(), *one = entry(r);
-    if (one) json_array_append_new(list, one);
-    nib_http_json_reply(r, 200, json_pack("{s:o}", "models", list));
-}
-
-void nib_get_ollama_ps(nib_http *r) {
-    json_t *list = json_array(), *one = entry(r);
-    if (one) {
-        json_object_del(one, "modified_at");
-        json_object_set_new(one, "expires_at", json_string("2318-12-31T23:59:59Z"));
-        json_object_set_new(one, "size_vram", json_integer(0));
-        json_object_set_new(one, "context_length",
-                            json_integer((json_int_t)nib_sched_n_ctx(nib_server_sched(r->server))));
+    json_t *list = json_array();
+    char when[40];
+    nib_locals_refresh(r->server);
+    for (size_t i = 0; i < nib_locals_n(r->server); i++) {
+        const nib_local *m = nib_locals_at(r->server, i);
+        json_t *one = entry(m, m->bytes);
+        json_object_set_new(one, "modified_at", json_string(moment(m->when, when)));
         json_array_append_new(list, one);
     }
     nib_http_json_reply(r, 200, json_pack("{s:o}", "models", list));
 }
 
+void nib_get_ollama_ps(nib_http *r) {
+    json_t *list = json_array();
+    char when[40];
+    for (size_t i = 0; i < nib_locals_n(r->server); i++) {
+        const nib_local *m = nib_locals_at(r->server, i);
+        if (!m->sched) continue;
+        json_t *one = entry(m, m->held);
+        double left = m->n_users ? m->keep : m->keep - (nib_now() - m->idle_since);
+        json_object_set_new(one, "expires_at",
+                            json_string(m->keep < 0
+                                            ? "2318-12-31T23:59:59Z"
+                                            : moment(time(NULL) + (time_t)NIB_MAX(left, 0), when)));
+        json_object_set_new(one, "size_vram", json_integer(0));
+        json_object_set_new(one, "context_length", json_integer((json_int_t)m->n_ctx));
+        json_array_append_new(list, one);
+    }
+    nib_http_json_reply(r, 200, json_pack("{s:o}", "models", list));
+}
+
+/* What the file's header says; nothing is loaded for it. */
 void nib_post_ollama_show(nib_http *r) {
-    const nib_model *m = nib_sched_model(nib_server_sched(r->server));
-    const nib_model_info *i = nib_model_get_info(m);
+    const json_t *body = nib_http_json(r);
+    const char *name = json_string_value(json_object_get(body, "model"));
+    if (!body) return;
+    if (!name) name = json_string_value(json_object_get(body, "name")); /* of older clients */
+    const nib_local *m = nib_locals_find(r->server, name, true);
+    nib_locals_refresh(r->server);
+    if (!m) {
+        nib_buf b = {0};
+        nib_locals_put_names(r->server, &b);
+        nib_http_error(r, 404, "model_not_found", "model", "model '%.100s' not found: %s",
+                       name ? name : "", b.failed ? "" : b.data);
+        nib_buf_free(&b);
+        return;
+    }
+    const nib_look *i = &m->look;
+    const char *arch = i->arch ? i->arch : "";
     json_t *keys = json_object(), *can = json_array();
     const struct {
         const char *name;
@@ -369,11 +433,11 @@ void nib_post_ollama_show(nib_http *r) {
                 {"block_count", i->n_layer},           {"feed_forward_length", i->n_ff},
                 {"attention.head_count", i->n_head},   {"attention.head_count_kv", i->n_head_kv},
                 {"attention.key_length", i->head_dim}, {"vocab_size", i->n_vocab}};
-    json_object_set_new(keys, "general.architecture", json_string(i->arch));
+    json_object_set_new(keys, "general.architecture", json_string(arch));
     json_object_set_new(keys, "general.parameter_count", json_integer((json_int_t)i->n_params));
     for (size_t k = 0; k < NIB_ARRAY_LEN(rows); k++) {
-        char key[128];
-        snprintf(key, sizeof key, "%s.%s", i->arch, rows[k].name);
+        char key[160];
+        snprintf(key, sizeof key, "%.100s.%s", arch, rows[k].name);
         json_object_set_new(keys, key, json_integer((json_int_t)rows[k].value));
     }
     json_array_append_new(can, json_string(i->causal ? "completion" : "embedding"));
@@ -382,7 +446,7 @@ void nib_post_ollama_show(nib_http *r) {
     nib_http_json_reply(r, 200,
                         json_pack("{s:s, s:s, s:s, s:s, s:o, s:o, s:o}", "license", "", "modelfile",
                                   "", "parameters", "", "template",
-                                  i->chat_template ? i->chat_template : "", "details", details(i),
+                                  i->chat_template ? i->chat_template : "", "details", details(m),
                                   "model_info", keys, "capabilities", can));
 }
 

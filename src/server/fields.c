@@ -194,6 +194,17 @@ nib_status nib_set_max_tokens(nib_ask *a, const char *name, const json_t *v, nib
     return NIB_OK;
 }
 
+nib_status nib_set_keep(nib_ask *a, const char *name, const json_t *v, nib_error *e) {
+    if (json_is_number(v))
+        a->keep = json_number_value(v);
+    else if (json_is_string(v))
+        NIB_TRY(nib_parse_keep(name, json_string_value(v), &a->keep, e));
+    else
+        return nib_expected(name, "seconds, or a time such as \"5m\"", v, e);
+    a->keep_given = true;
+    return NIB_OK;
+}
+
 /* ---- thinking ---- */
 
 nib_status nib_set_effort(nib_ask *a, const char *name, const json_t *v, nib_error *e) {

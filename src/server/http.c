@@ -17,6 +17,7 @@
 
 enum {
     OUTPUT_HIGH = 256 << 10, /* bytes waiting to be sent: the generation rests */
+    LONG_BODY = 32 << 10,    /* bytes that take a third of a millisecond to read */
     PING_SECONDS = 15        /* of silence in a stream of events, before proxies take it for dead */
 };
 
@@ -71,7 +72,9 @@ static void forget(nib_http *r) {
     log_line(r);
     s->n_http++;
     s->n_http_errors += o->status >= 400;
+    nib_local *local = o->local;
     nib_box_drop(r);
+    nib_wish_drop(s, &o->wish);
     if (r->on_gone) r->on_gone(r);
     json_decref(o->json);
     nib_buf_free(&o->kept);
@@ -84,6 +87,7 @@ static void forget(nib_http *r) {
     nib_arena_free(&r->arena);
     nib_free(o);
     nib_free(r);
+    if (local) nib_local_leave(s, local);
     if (s->n_stops && !s->n_live) event_active(s->stop_event, EV_TIMEOUT, 0);
 }
 
@@ -443,6 +447,94 @@ void nib_http_end(nib_http *r) {
     evhttp_send_reply_end(o->req);
 }
 
+/* ---- models ---- */
+
+nib_sched *nib_http_sched(const nib_http *r) {
+    return r->own->local->sched;
+}
+const nib_model *nib_http_model(const nib_http *r) {
+    return nib_sched_model(nib_http_sched(r));
+}
+const char *nib_http_model_name(const nib_http *r) {
+    return r->own->local->name;
+}
+double nib_http_waited(const nib_http *r) {
+    return r->own->waited;
+}
+
+void nib_http_keep(nib_http *r, double seconds) {
+    nib_local_keep(r->server, r->own->local, seconds);
+}
+
+static void on_model(nib_wish *w, nib_local *m, const nib_error *e) {
+    nib_http *r = w->arg;
+    r->own->waited = nib_now() - r->own->start;
+    if (m) {
+        r->own->local = m;
+        r->own->go_on(r);
+    } else if (e->code == NIB_ERR_NOT_FOUND) {
+        nib_http_error(r, 404, "model_not_found", "model", "%s", e->message);
+    } else if (e->code == NIB_ERR_IO) {
+        nib_http_error(r, 500, "model_load_failed", "model", "%s", e->message);
+    } else {
+        nib_http_fail(r, e, "model");
+    }
+}
+
+void nib_http_with(nib_http *r, nib_local *m, nib_handler go_on) {
+    if (r->own->gone) return;
+    r->own->go_on = go_on;
+    r->own->wish.fn = on_model;
+    r->own->wish.arg = r;
+    nib_wish_for(r->server, &r->own->wish, m);
+}
+
+/* On the I/O thread, the body read. */
+static void choose_model(nib_http *r) {
+    nib_server *s = r->server;
+    struct nib_http_private *o = r->own;
+    bool post = strcmp(r->method, "POST") == 0;
+    const char *name = nib_http_query(r, "model");
+    if (o->gone) return;
+    if (post) {
+        const json_t *body = nib_http_json(r), *v = json_object_get(body, "model");
+        if (!body) return;
+        if (json_is_string(v))
+            name = json_string_value(v); /* else the handler says what is wrong */
+    }
+    nib_local *m = post ? NULL : name ? nib_locals_find(s, name, true) : nib_locals_latest(s);
+    if (post || (name && !m)) {
+        o->wish.fn = on_model;
+        o->wish.arg = r;
+        nib_wish_by_name(s, &o->wish, name);
+    } else if (m && m->state == NIB_LOCAL_READY) {
+        nib_http_with(r, m, o->go_on);
+    } else if (m) { /* who looks loads nothing */
+        nib_http_error(r, 503, "model_not_loaded", "model", "model '%.100s' is not loaded",
+                       m->name);
+    } else {
+        nib_http_error(r, 503, "model_not_loaded", "model", "no model is loaded");
+    }
+}
+
+static void read_body(nib_http *r) {
+    if (nib_http_json(r)) nib_http_next(r, NIB_LANE_IO, choose_model);
+}
+
+void nib_http_with_model(nib_http *r, nib_handler go_on) {
+    nib_server_state state = nib_server_get_state(r->server);
+    r->own->go_on = go_on;
+    if (state == NIB_SERVER_LOADING)
+        nib_http_error(r, 503, "loading", NULL, "Loading model");
+    else if (state == NIB_SERVER_NO_MODEL)
+        nib_http_error(r, 503, "no_model", NULL,
+                       "the server has no model: start it as nib serve MODEL");
+    else if (r->body.n > LONG_BODY)
+        nib_http_next(r, NIB_LANE_TEXT, read_body);
+    else
+        choose_model(r);
+}
+
 /* ---- routing ---- */
 
 static bool matches(const nib_route *t, const char *path, const char **rest) {
@@ -489,6 +581,16 @@ static const nib_route *find(nib_http *r, char *other, size_t n) {
 /* The dialect of paths nobody serves. */
 static const nib_route nowhere_ollama = {.dialect = NIB_OLLAMA}, nowhere = {.dialect = NIB_OPENAI};
 
+static void handle(nib_http *r) {
+    const nib_route *t = r->route;
+    if (t->flags & NIB_ROUTE_STORE) web_take_choices(r);
+    nib_http_next(r,
+                  t->flags & NIB_ROUTE_STORE  ? NIB_LANE_STORE
+                  : t->flags & NIB_ROUTE_TEXT ? NIB_LANE_TEXT
+                                              : NIB_LANE_IO,
+                  t->handle);
+}
+
 static void route(nib_http *r) {
     char other[80];
     const nib_route *t = find(r, other, sizeof other);
@@ -512,18 +614,10 @@ static void route(nib_http *r) {
             "nothing is served at %.200s (docs/SERVER.md and /openapi.json list what is)", r->path);
         return;
     }
-    if (t->flags & NIB_ROUTE_MODEL && !nib_server_sched(r->server)) {
-        bool loading = nib_server_get_state(r->server) == NIB_SERVER_LOADING;
-        nib_http_error(r, 503, loading ? "loading" : "no_model", NULL,
-                       loading ? "Loading model"
-                               : "the server runs without a model: start it as nib serve MODEL");
-        return;
-    }
-    nib_http_next(r,
-                  t->flags & NIB_ROUTE_STORE  ? NIB_LANE_STORE
-                  : t->flags & NIB_ROUTE_TEXT ? NIB_LANE_TEXT
-                                              : NIB_LANE_IO,
-                  t->handle);
+    if (t->flags & NIB_ROUTE_MODEL)
+        nib_http_with_model(r, handle);
+    else
+        handle(r);
 }
 
 /* So that the end of the connection is seen while the reply is made. What the client sends

@@ -4,7 +4,7 @@
 #include <event2/event.h>
 #include <event2/http.h>
 #include <pthread.h>
-#include "server/server.h"
+#include "server/locals.h"
 
 /* Work for a lane (work.c): 'work' there, then 'done' on the I/O thread, which may free it. */
 typedef struct nib_task {
@@ -42,6 +42,12 @@ struct nib_http_private {
     nib_buf kept; /* the reply made there, sent on the I/O thread */
     const char *kept_type;
     bool kept_reply;
+    /* the model it is about */
+    nib_local *local; /* r is its user */
+    nib_wish wish;
+    nib_handler go_on;                 /* once the wish is granted */
+    double waited;                     /* seconds for that */
+    const struct web_choices *choices; /* what a page's handler knows of models (web_models.c) */
 };
 
 typedef struct nib_mail nib_mail;
@@ -68,14 +74,11 @@ struct nib_server {
     struct event *mail_event, *stop_event, *tick;
     int port;
     double started;
-    /* loading */
-    pthread_t loader;
-    bool loader_started;
-    _Atomic(nib_sched *) sched;
-    atomic_int state; /* nib_server_state */
-    nib_error load_error;
-    atomic_bool load_failed, quit_loading;
-    char *model_name;
+    struct nib_locals *locals;
+    _Atomic(nib_sched *) sched; /* of the model loaded last, for nib_server_sched */
+    atomic_int state;           /* nib_server_state */
+    nib_error load_error;       /* of the first model */
+    atomic_bool load_failed;
     /* generations: mail from the scheduler's threads */
     pthread_mutex_t mail_lock;
     nib_mail *mail, **mail_end;
@@ -103,10 +106,13 @@ struct nib_server {
     int stop_pipe[2];
     int n_stops;
     double stop_at;
-    uint64_t n_http, n_http_errors; /* replies, and of them with a status from 400 on */
-    struct nib_web *web;            /* what pages keep */
+    uint64_t n_http, n_http_errors;    /* replies, and of them with a status from 400 on */
+    uint64_t n_loads, n_load_failures; /* of models */
+    struct nib_web *web;               /* what pages keep */
 };
 
+/* server.c */
+void nib_server_set_state(nib_server *s);
 /* mail.c */
 void nib_mail_deliver(nib_server *s); /* on the I/O thread */
 void nib_box_drop(nib_http *r);       /* r is gone: its generation is cancelled */
@@ -126,6 +132,8 @@ bool nib_guard(nib_http *r);
 void nib_guard_cors(nib_http *r); /* headers for an allowed origin */
 /* http.c */
 void nib_http_on_request(struct evhttp_request *req, void *server);
+/* As nib_http_with_model, with a model that is known. */
+void nib_http_with(nib_http *r, nib_local *m, nib_handler go_on);
 void nib_http_ping(nib_http *r);    /* a sign of life, when the stream was silent for long */
 void nib_http_abandon(nib_http *r); /* the server ends before the reply does */
 /* conns.c */
@@ -142,4 +150,6 @@ void nib_web_close(nib_server *s);
 void nib_web_attach(nib_server *s, nib_engine *en);
 /* web_page.c: a whole page that says what is wrong, or a note for a page that is there already. */
 void nib_web_error(nib_http *r, int status, const char *message, nib_buf *out);
+/* web_models.c: on the I/O thread, for handlers that run elsewhere. */
+void web_take_choices(nib_http *r);
 #endif

@@ -13,8 +13,9 @@ struct nib_box {
     nib_server *server;
     nib_http *r; /* NULL: it has gone */
     nib_job *job;
-    nib_box *next; /* of r */
-    int first;     /* its first reply's number */
+    nib_local *local; /* the job's; the box is its user */
+    nib_box *next;    /* of r */
+    int first;        /* its first reply's number */
     nib_http_event_fn fn;
     nib_listener listen; /* instead of fn: the job is no request's */
     void *arg;
@@ -144,11 +145,36 @@ void nib_mail_deliver(nib_server *s) {
         if (box->listen) box->listen(box->arg, &m->ev);
         if (last) {
             nib_job_release(box->job);
+            nib_local_leave(s, box->local);
             nib_free(box);
         }
         mail_free(m);
         m = next;
     }
+}
+
+/* Takes over q, also on failure. */
+static nib_status submit(nib_server *s, nib_local *l, nib_request *q, nib_box b, nib_box **out,
+                         nib_error *e) {
+    nib_box *box = nib_calloc(1, sizeof *box);
+    nib_status status;
+    if (!box) {
+        status = nib_fail_nomem(e, sizeof *box, "a request");
+    } else {
+        *box = b;
+        box->server = s;
+        box->local = l;
+        box->n_embd = (size_t)nib_model_get_info(nib_sched_model(l->sched))->n_embd;
+        status = nib_sched_submit(l->sched, q, on_event, box, &box->job, e);
+    }
+    if (status == NIB_OK) {
+        nib_local_enter(l);
+        *out = box;
+        return NIB_OK;
+    }
+    nib_free(box);
+    nib_request_free(q);
+    return status;
 }
 
 bool nib_http_generate(nib_http *r, nib_request *q, nib_http_event_fn fn) {
@@ -157,54 +183,21 @@ bool nib_http_generate(nib_http *r, nib_request *q, nib_http_event_fn fn) {
 
 bool nib_http_generate_more(nib_http *r, nib_request *q, int first, nib_http_event_fn fn) {
     nib_error e;
-    nib_server *s = r->server;
-    nib_sched *sched = nib_server_sched(s);
-    nib_box *box = nib_calloc(1, sizeof *box);
-    nib_status status = NIB_ERR_NOMEM;
+    nib_box box = {.r = r, .next = r->own->box, .first = first, .fn = fn};
     q->client = r->client;
     if (r->own->gone) {
-        status = nib_fail(&e, NIB_ERR_CANCELLED, "the client has gone");
-    } else if (!box) {
-        nib_fail_nomem(&e, sizeof *box, "a request");
-    } else if (!sched) {
-        status = nib_fail(&e, NIB_ERR_NOMEM, "there is no model");
-    } else {
-        *box = (nib_box){.server = s, .r = r, .next = r->own->box, .first = first, .fn = fn};
-        box->n_embd = (size_t)nib_model_get_info(nib_sched_model(sched))->n_embd;
-        status = nib_sched_submit(sched, q, on_event, box, &box->job, &e);
+        nib_request_free(q);
+        return false;
     }
-    if (status == NIB_OK) {
-        r->own->box = box;
-        return true;
-    }
-    nib_free(box);
-    nib_request_free(q);
+    if (submit(r->server, r->own->local, q, box, &r->own->box, &e) == NIB_OK) return true;
     nib_box_drop(r);
     nib_http_fail(r, &e, NULL);
     return false;
 }
 
-nib_status nib_server_generate(nib_server *s, nib_request *q, nib_listener fn, void *arg,
-                               nib_box **out, nib_error *e) {
-    nib_sched *sched = nib_server_sched(s);
-    nib_box *box = nib_calloc(1, sizeof *box);
-    nib_status status;
-    if (!box) {
-        status = nib_fail_nomem(e, sizeof *box, "a reply");
-    } else if (!sched) {
-        status = nib_fail(e, NIB_ERR_NOT_FOUND, "there is no model");
-    } else {
-        *box = (nib_box){.server = s, .listen = fn, .arg = arg};
-        box->n_embd = (size_t)nib_model_get_info(nib_sched_model(sched))->n_embd;
-        status = nib_sched_submit(sched, q, on_event, box, &box->job, e);
-    }
-    if (status == NIB_OK) {
-        *out = box;
-        return NIB_OK;
-    }
-    nib_free(box);
-    nib_request_free(q);
-    return status;
+nib_status nib_server_generate(nib_server *s, nib_local *m, nib_request *q, nib_listener fn,
+                               void *arg, nib_box **out, nib_error *e) {
+    return submit(s, m, q, (nib_box){.listen = fn, .arg = arg}, out, e);
 }
 
 void nib_box_finish(nib_box *b) {
@@ -231,8 +224,7 @@ void nib_http_finish(nib_http *r) {
 }
 
 nib_request *nib_http_request_new(nib_http *r) {
-    nib_sched *sched = nib_server_sched(r->server);
-    nib_request *q = sched ? nib_request_new(nib_sched_model(sched)) : NULL;
+    nib_request *q = nib_request_new(nib_http_model(r));
     if (!q) {
         nib_http_error(r, 503, NULL, NULL, "out of memory for the request");
         return NULL;

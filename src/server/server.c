@@ -31,6 +31,8 @@ nib_server_params nib_server_defaults(void) {
                                .max_wait = 60,
                                .rate = 300,
                                .kv_disk = NIB_KVDISK_AUTO,
+                               .max_models = 1,
+                               .keep = -1,
                                .grace = 5};
 }
 
@@ -42,8 +44,9 @@ const nib_server_params *nib_server_params_of(const nib_server *s) {
 nib_sched *nib_server_sched(nib_server *s) {
     return atomic_load(&s->sched);
 }
-const char *nib_server_model_name(nib_server *s) {
-    return s->model_name;
+void nib_server_set_state(nib_server *s) {
+    bool some = nib_locals_n(s) > 0;
+    atomic_store(&s->state, some ? NIB_SERVER_READY : NIB_SERVER_NO_MODEL);
 }
 nib_server_state nib_server_get_state(const nib_server *s) {
     return (nib_server_state)atomic_load(&s->state);
@@ -54,68 +57,11 @@ double nib_server_started(const nib_server *s) {
 struct event_base *nib_server_base(nib_server *s) {
     return s->base;
 }
+size_t nib_server_n_models(const nib_server *s) {
+    return nib_locals_n(s);
+}
 int nib_server_port(const nib_server *s) {
     return s->port;
-}
-
-/* ---- loading ---- */
-
-static bool go_on(void *arg, uint64_t done, uint64_t total) {
-    nib_server *s = arg;
-    (void)done, (void)total;
-    return !atomic_load(&s->quit_loading);
-}
-
-/* The engine with as many pages as asked for, or with fewer when memory does not suffice. */
-static nib_status make_engine(nib_server *s, nib_model *m, nib_engine **out, nib_error *e) {
-    nib_engine_params p = s->p.engine;
-    if (!nib_model_get_info(m)->causal) p.n_seq = 1;
-    nib_status status = nib_engine_new(out, m, &p, e);
-    if (status != NIB_ERR_MEMORY_FIT && status != NIB_ERR_NOMEM) return status;
-    nib_plan plan;
-    nib_engine_plan(m, &p, &plan);
-    for (int64_t share = NIB_MAX(p.n_seq, 1) / 2; share >= 1; share /= 2) {
-        nib_error inner;
-        p.kv_tokens = plan.n_ctx * share;
-        if (nib_engine_new(out, m, &p, &inner) != NIB_OK) continue;
-        nib_log(NIB_LOG_WARN,
-                "memory holds the cache of %lld whole contexts, not %d: more replies at a time "
-                "share it",
-                (long long)share, p.n_seq);
-        return NIB_OK;
-    }
-    return status;
-}
-
-static nib_status load(nib_server *s, nib_error *e) {
-    nib_model *m = NULL;
-    nib_engine *en = NULL;
-    nib_sched *sched = NULL;
-    nib_model_params mp = s->p.model;
-    mp.progress = go_on;
-    mp.progress_arg = s;
-    double start = nib_now();
-    NIB_TRY(nib_model_open(&m, s->p.model_path, &mp, e));
-    nib_status status = make_engine(s, m, &en, e);
-    nib_sched_params sp = {.n_queue = s->p.n_queue};
-    if (status == NIB_OK) nib_web_attach(s, en);
-    if (status == NIB_OK) status = nib_sched_new(&sched, en, &sp, e);
-    nib_model_release(m);
-    if (status != NIB_OK) return status;
-    atomic_store(&s->sched, sched);
-    atomic_store(&s->state, NIB_SERVER_READY);
-    nib_log(NIB_LOG_INFO, "ready: %s, %lld tokens of context, loaded in %.1f s", s->model_name,
-            (long long)nib_sched_n_ctx(sched), nib_now() - start);
-    return NIB_OK;
-}
-
-static void *load_all(void *arg) {
-    nib_server *s = arg;
-    if (load(s, &s->load_error) != NIB_OK) {
-        atomic_store(&s->load_failed, true);
-        event_active(s->stop_event, EV_TIMEOUT, 0);
-    }
-    return NULL;
 }
 
 /* ---- stopping ---- */
@@ -150,7 +96,7 @@ static void on_stop(evutil_socket_t fd, short what, void *arg) {
         if (!s->stop_at) s->stop_at = now + s->p.grace;
         if (s->n_stops > 1) s->stop_at = NIB_MIN(s->stop_at, now);
         close_listener(s);
-        atomic_store(&s->quit_loading, true);
+        nib_locals_stop_wishes(s);
     }
     if (atomic_load(&s->load_failed)) event_base_loopbreak(s->base);
     if (!s->n_stops) return;
@@ -164,6 +110,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg) {
     nib_server *s = arg;
     (void)fd, (void)what;
     nib_conns_sweep(s);
+    nib_locals_tick(s);
     for (nib_http *r = s->live; r; r = r->own->next) nib_http_ping(r);
     if (s->p.quit && atomic_load(s->p.quit) && !s->n_stops) nib_server_stop(s);
     if (s->n_stops) on_stop(-1, 0, s);
@@ -177,6 +124,26 @@ static void on_mail(evutil_socket_t fd, short what, void *arg) {
 
 /* ---- making ---- */
 
+/* All that are named from the start become s->p.models; how the first is opened is how those are
+ * that turn up later, but for what is of the first alone. */
+static nib_status copy_models(nib_server *s, nib_error *e) {
+    size_t n = s->p.n_models + (s->p.model_path != NULL), at = 0;
+    nib_server_model *v = nib_arena_calloc(&s->arena, n + 1, sizeof *v);
+    if (v && s->p.model_path)
+        v[at++] = (nib_server_model){s->p.model_path, s->p.model_name, s->p.model};
+    for (size_t i = 0; v && i < s->p.n_models; i++) {
+        nib_server_model *m = &v[at++];
+        *m = s->p.models[i];
+        m->path = nib_arena_strndup(&s->arena, m->path, strlen(m->path));
+        if (m->name) m->name = nib_arena_strndup(&s->arena, m->name, strlen(m->name));
+        if (!m->path || (s->p.models[i].name && !m->name)) v = NULL;
+    }
+    if (!v) return nib_fail_nomem(e, n * sizeof *v, "the server's settings");
+    s->p.models = v;
+    s->p.n_models = n;
+    return NIB_OK;
+}
+
 static nib_status copy_params(nib_server *s, const nib_server_params *p, nib_error *e) {
     nib_server_params d = nib_server_defaults();
     s->p = *p;
@@ -185,13 +152,15 @@ static nib_status copy_params(nib_server *s, const nib_server_params *p, nib_err
     if (s->p.max_body == 0) s->p.max_body = d.max_body;
     if (s->p.max_messages <= 0) s->p.max_messages = d.max_messages;
     if (!(s->p.max_wait > 0)) s->p.max_wait = d.max_wait;
+    if (s->p.max_models <= 0) s->p.max_models = d.max_models;
+    if (s->p.n_queue <= 0) s->p.n_queue = d.n_queue;
     if (s->p.max_connections <= 0) s->p.max_connections = d.max_connections;
-    const char **texts[] = {&s->p.host, &s->p.model_path, &s->p.model_name, &s->p.key_file,
-                            &s->p.store};
+    const char **texts[] = {&s->p.host,  &s->p.model_path, &s->p.model_name, &s->p.key_file,
+                            &s->p.store, &s->p.cache,      &s->p.digests};
     for (size_t i = 0; i < NIB_ARRAY_LEN(texts); i++)
         if (*texts[i] && !(*texts[i] = nib_arena_strndup(&s->arena, *texts[i], strlen(*texts[i]))))
             return nib_fail_nomem(e, 1, "the server's settings");
-    const char *const **lists[] = {&s->p.cors, &s->p.hosts};
+    const char *const **lists[] = {&s->p.cors, &s->p.hosts, &s->p.folders};
     for (size_t i = 0; i < NIB_ARRAY_LEN(lists); i++) {
         size_t n = 0;
         while (*lists[i] && (*lists[i])[n]) n++;
@@ -202,16 +171,7 @@ static nib_status copy_params(nib_server *s, const nib_server_params *p, nib_err
         if (!list) return nib_fail_nomem(e, n, "the server's settings");
         *lists[i] = list;
     }
-    const char *name = s->p.model_name;
-    if (!name && s->p.model_path) {
-        const char *slash = strrchr(s->p.model_path, '/');
-        name = slash ? slash + 1 : s->p.model_path;
-    }
-    if (!name) name = "none";
-    size_t n = strlen(name);
-    if (!s->p.model_name && n > 5 && strcmp(name + n - 5, ".gguf") == 0) n -= 5;
-    s->model_name = nib_arena_strndup(&s->arena, name, n);
-    return s->model_name ? NIB_OK : nib_fail_nomem(e, n, "the model's name");
+    return copy_models(s, e);
 }
 
 static nib_status bind_at(nib_server *s, nib_error *e) {
@@ -274,7 +234,7 @@ nib_status nib_server_new(nib_server **out, const nib_server_params *p, nib_erro
     nib_arena_init(&s->arena, 0);
     if ((status = copy_params(s, p, e)) != NIB_OK || (status = nib_guard_init(s, e)) != NIB_OK)
         goto out;
-    atomic_store(&s->state, s->p.model_path ? NIB_SERVER_LOADING : NIB_SERVER_NO_MODEL);
+    atomic_store(&s->state, NIB_SERVER_LOADING);
     signal(SIGPIPE, SIG_IGN);
     event_set_log_callback(on_libevent_log);
     allow_files(s);
@@ -300,7 +260,10 @@ nib_status nib_server_new(nib_server **out, const nib_server_params *p, nib_erro
         status = nib_fail_nomem(e, 1, "the server's events");
         goto out;
     }
-    if ((status = bind_at(s, e)) != NIB_OK || (status = nib_web_open(s, e)) != NIB_OK) goto out;
+    if ((status = bind_at(s, e)) != NIB_OK || (status = nib_locals_open(s, e)) != NIB_OK ||
+        (status = nib_web_open(s, e)) != NIB_OK)
+        goto out;
+    if (!s->p.model_path) nib_server_set_state(s);
     *out = s;
     return NIB_OK;
 out:
@@ -310,19 +273,9 @@ out:
 
 nib_status nib_server_run(nib_server *s, nib_error *e) {
     evconnlistener_enable(s->listener);
-    if (s->p.model_path) {
-        sigset_t all, before;
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &before);
-        int failed = pthread_create(&s->loader, NULL, load_all, s);
-        pthread_sigmask(SIG_SETMASK, &before, NULL);
-        if (failed) return nib_fail(e, NIB_ERR_IO, "cannot start a thread: %s", strerror(failed));
-        s->loader_started = true;
-    }
+    nib_locals_start(s);
     event_base_dispatch(s->base);
-    atomic_store(&s->quit_loading, true);
-    if (s->loader_started) pthread_join(s->loader, NULL);
-    s->loader_started = false;
+    nib_locals_end(s);
     if (atomic_load(&s->load_failed) && !s->n_stops) {
         if (e) *e = s->load_error;
         return s->load_error.code;
@@ -332,16 +285,16 @@ nib_status nib_server_run(nib_server *s, nib_error *e) {
 
 void nib_server_free(nib_server *s) {
     if (!s) return;
-    atomic_store(&s->quit_loading, true);
-    if (s->loader_started) pthread_join(s->loader, NULL);
+    nib_locals_end(s);
     nib_lanes_end(s);
     for (nib_http *r = s->live; r; r = r->own->next) nib_box_leave(r);
-    nib_sched_free(atomic_exchange(&s->sched, NULL)); /* its last words are mail */
+    nib_locals_unload_all(s); /* their last words are mail */
     nib_mail_deliver(s);
     while (s->live) nib_http_abandon(s->live);
     if (s->http) evhttp_free(s->http);
     nib_conns_free(s);
     nib_web_close(s);
+    nib_locals_close(s);
     if (s->mail_event) event_free(s->mail_event);
     if (s->stop_event) event_free(s->stop_event);
     if (s->tick) event_free(s->tick);

@@ -32,15 +32,29 @@ struct json_t;
 /* ---- the server (server.c) ---- */
 
 typedef struct nib_server nib_server;
+/* A model that is named from the start. */
+typedef struct nib_server_model {
+    const char *path;
+    const char *name;        /* what clients call it; NULL: the file's name without .gguf */
+    nib_model_params params; /* how it is opened; what it points to outlives the server */
+} nib_server_model;
 typedef struct nib_server_params {
-    const char *host;         /* NULL: 127.0.0.1 */
-    int port;                 /* 0: any that is free */
-    const char *model_path;   /* NULL: no model, what needs one answers 503 */
-    const char *model_name;   /* what clients call it; NULL: the file's name without .gguf */
-    nib_model_params model;   /* how it is opened */
-    nib_engine_params engine; /* n_seq: replies at once */
-    int n_queue;              /* requests that may wait; 0: 64 */
-    const char *key_file;     /* one key a line; NULL: none is asked for */
+    const char *host;               /* NULL: 127.0.0.1 */
+    int port;                       /* 0: any that is free */
+    const char *model_path;         /* is loaded at the start; NULL: none is */
+    const char *model_name;         /* what clients call it; NULL: the file's name without .gguf */
+    nib_model_params model;         /* how it is opened */
+    const nib_server_model *models; /* further ones, loaded when they are asked for */
+    size_t n_models;
+    const char *const *folders; /* with further ones; NULL-terminated, or NULL */
+    const char *cache;          /* the folder of pulled ones (hub.h); or NULL */
+    const char *digests;        /* a file where digests are remembered; or NULL */
+    int max_models;             /* loaded at a time; 0: 1 */
+    uint64_t model_memory;      /* bytes that several loaded ones may take; 0: what there is */
+    double keep;                /* seconds a model stays without being used; < 0: for ever */
+    nib_engine_params engine;   /* n_seq: replies at once */
+    int n_queue;                /* requests that may wait; 0: 64 */
+    const char *key_file;       /* one key a line; NULL: none is asked for */
     const char *const *cors; /* origins allowed beside the server's own; NULL-terminated, or NULL */
     const char *const *hosts; /* names allowed in Host beside localhost and addresses; the same */
     int64_t max_tokens;       /* of a reply: the default, and the most that can be asked for */
@@ -63,6 +77,7 @@ nib_server_params nib_server_defaults(void);
 nib_status nib_server_new(nib_server **out, const nib_server_params *p, nib_error *e);
 void nib_server_free(nib_server *s);
 int nib_server_port(const nib_server *s);
+size_t nib_server_n_models(const nib_server *s); /* that it knows; before nib_server_run */
 /* Loads the model in a thread of its own, and answers until nib_server_stop. An error of loading
  * ends it. */
 nib_status nib_server_run(nib_server *s, nib_error *e);
@@ -72,12 +87,13 @@ void nib_server_stop(nib_server *s);
 
 /* For handlers. */
 const nib_server_params *nib_server_params_of(const nib_server *s);
-nib_sched *nib_server_sched(nib_server *s);       /* NULL: no model (yet) */
-const char *nib_server_model_name(nib_server *s); /* "none" without one */
+/* Any thread: of the model that was loaded last; NULL: none is loaded. It may go at any time: for
+ * programs with one model that they know to stay. */
+nib_sched *nib_server_sched(nib_server *s);
 typedef enum nib_server_state {
-    NIB_SERVER_LOADING,
+    NIB_SERVER_LOADING, /* its first model */
     NIB_SERVER_READY,
-    NIB_SERVER_NO_MODEL
+    NIB_SERVER_NO_MODEL /* and knows none that it could load */
 } nib_server_state;
 nib_server_state nib_server_get_state(const nib_server *s);
 double nib_server_started(const nib_server *s);    /* nib_now() then */
@@ -94,6 +110,9 @@ typedef enum nib_lane {
     NIB_LANE_STORE, /* what reads and writes the conversations' file: this lane alone does */
     NIB_LANE_TEXT,  /* long texts: tokens, templates */
     NIB_LANE_PAPER, /* PDF */
+    NIB_LANE_LOAD,  /* models come and go */
+    NIB_LANE_FIND,  /* folders are looked through for models */
+    NIB_LANE_HASH,  /* digests of files, when nothing else wants the processor */
     NIB_N_LANES
 } nib_lane;
 /* After the handler that runs now, fn handles r in that lane. A handler in a lane other than the
@@ -107,7 +126,7 @@ void nib_http_next(nib_http *r, nib_lane lane, nib_handler fn);
 typedef enum nib_dialect { NIB_OPENAI, NIB_OLLAMA, NIB_ANTHROPIC, NIB_HTML } nib_dialect;
 enum {
     NIB_ROUTE_OPEN = 1,   /* no key is asked for */
-    NIB_ROUTE_MODEL = 2,  /* 503 while there is no model */
+    NIB_ROUTE_MODEL = 2,  /* called once the model that the request names is loaded */
     NIB_ROUTE_COSTLY = 4, /* counts against the client's rate */
     NIB_ROUTE_STORE = 8,  /* handled in NIB_LANE_STORE */
     NIB_ROUTE_TEXT = 16,  /* handled in NIB_LANE_TEXT */
@@ -145,6 +164,19 @@ const char *nib_http_query(nib_http *r, const char *name); /* ?name=value, decod
 const char *nib_http_form(nib_http *r, const char *name);  /* the same of a posted form */
 const char *nib_http_cookie(nib_http *r, const char *name);
 bool nib_http_wants_html(const nib_http *r); /* a browser, by Accept */
+/* The model of a request whose route has MODEL. It stays loaded until r is answered. */
+nib_sched *nib_http_sched(const nib_http *r);
+const nib_model *nib_http_model(const nib_http *r);
+const char *nib_http_model_name(const nib_http *r);
+double nib_http_waited(const nib_http *r); /* seconds, for it to be loaded */
+/* Brings such a model, the one that the request names, then calls go_on. When there is none the
+ * client is told. What MODEL does by itself. */
+void nib_http_with_model(nib_http *r, nib_handler go_on);
+/* How long that model stays once it has no users: seconds, < 0 for ever. */
+void nib_http_keep(nib_http *r, double seconds);
+/* A time as people write it: "5m", "1h30m", "300ms", "90" (seconds); "-1" and all below 0: for
+ * ever. */
+nib_status nib_parse_keep(const char *what, const char *text, double *seconds, nib_error *e);
 /* The body as JSON, which r owns. NULL: it is none, and the client was told so. */
 struct json_t *nib_http_json(nib_http *r);
 
@@ -190,12 +222,13 @@ void nib_http_finish(nib_http *r);
 /* A request with the server's limits as defaults. NULL: out of memory, and the client was told. */
 nib_request *nib_http_request_new(nib_http *r);
 
-/* The same without a request: nobody's leaving ends it. fn hears until END, after which *out is
- * gone; q is taken over, also on failure. */
+/* The same without a request, for a user of model m (locals.h): nobody's leaving ends it. fn hears
+ * until END, after which *out is gone; q is taken over, also on failure. */
 typedef struct nib_box nib_box;
 typedef void (*nib_listener)(void *arg, const nib_event *ev);
-nib_status nib_server_generate(nib_server *s, nib_request *q, nib_listener fn, void *arg,
-                               nib_box **out, nib_error *e);
+struct nib_local;
+nib_status nib_server_generate(nib_server *s, struct nib_local *m, nib_request *q, nib_listener fn,
+                               void *arg, nib_box **out, nib_error *e);
 void nib_box_finish(nib_box *b);
 
 /* ---- text ---- */

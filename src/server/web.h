@@ -30,11 +30,25 @@ static inline nib_store *web_store(const nib_http *r) {
     return r->server->web->store;
 }
 
-/* Who answers: the model's name; "stub" without one. */
-static inline const char *web_model(const nib_http *r) {
-    nib_sched *s = nib_server_sched(r->server);
-    return s ? nib_model_get_info(nib_sched_model(s))->name : "stub";
-}
+/* What pages say about a model, as it was when the request came: the list itself is the I/O
+ * thread's. */
+typedef struct web_choice {
+    const char *name, *other, *title, *arch; /* other, title, arch: may be NULL */
+    char quant[32];
+    uint64_t bytes, n_params;
+    int64_t n_ctx;     /* 0: it was never loaded */
+    const char *state; /* "loaded", "loading", or NULL */
+    bool thinks;       /* its template asks whether it is to */
+} web_choice;
+typedef struct web_choices {
+    web_choice *v;
+    size_t n;
+    const web_choice *usual; /* the one meant when nothing is said; NULL: there is none */
+} web_choices;
+/* Who answers in a conversation: the model it was given, where that is still here, else the usual
+ * one. talk may be NULL; NULL: there is no model. */
+const web_choice *web_choice_of(const nib_http *r, const nib_talk *talk);
+const web_choice *web_choice_named(const nib_http *r, const char *name);
 
 /* What a conversation is called before anything was said. */
 static const char web_unnamed[] = "New conversation";
@@ -71,18 +85,22 @@ typedef struct web_page {
     int64_t edit;      /* message shown as a form; 0: none */
     const char *words; /* searched for; may be NULL */
     const char *token;
+    const web_choice *choice; /* who will answer; NULL: no model */
 } web_page;
 void web_put_page_begin(nib_http *r, const web_page *p, nib_buf *b);
-void web_put_page_end(nib_http *r, const web_page *p, nib_buf *b);
+void web_put_page_end(const web_page *p, nib_buf *b);
 /* What the field's form needs to know: where the next message belongs. */
 void web_put_composer_ids(int64_t talk, int64_t parent, nib_buf *b);
 /* The same for the field itself, and how its switch stands. */
-void web_put_say_ids(nib_http *r, const nib_talk *talk, int64_t parent, nib_buf *b);
+void web_put_say_ids(const web_choice *m, const nib_talk *talk, int64_t parent, nib_buf *b);
 void web_put_list(nib_http *r, const char *words, int64_t current, nib_buf *b);
 /* "120 / 2048": tokens of the conversation against what the context holds. */
-void web_put_context(nib_http *r, int64_t used, nib_buf *b);
+int64_t web_used(const nib_turns *t); /* tokens that the last reply's prompt and text were */
+void web_put_context(int64_t n_ctx, int64_t used, nib_buf *b);
+/* The choice of a model for the conversation. */
+void web_put_models(nib_http *r, const web_page *p, nib_buf *b);
 void web_put_banner(nib_http *r, nib_buf *b); /* when there is no model, or not yet */
-void web_put_greeting(nib_http *r, nib_buf *b);
+void web_put_greeting(nib_http *r, const web_page *p, nib_buf *b);
 /* <svg> with a symbol of icons.svg. */
 void web_put_icon(nib_buf *b, const char *name);
 /* An address of a file of ours that changes with its contents. */

@@ -55,7 +55,7 @@ static void show_all(nib_http *r, const nib_talk *talk, int64_t at) {
     web_put_messages(&p, &b);
     web_put_partial_end(&b);
     web_put_partial(&b, "#say-ids", "innerHTML");
-    web_put_say_ids(r, talk, turns.n ? turns.v[turns.n - 1].id : 0, &b);
+    web_put_say_ids(web_choice_of(r, talk), talk, turns.n ? turns.v[turns.n - 1].id : 0, &b);
     web_put_partial_end(&b);
     nib_turns_free(&turns);
     web_send(r, 200, &b);
@@ -65,9 +65,10 @@ static void show_all(nib_http *r, const nib_talk *talk, int64_t at) {
  * be, and the client was told. */
 static bool answer(nib_http *r, task *t, int64_t to) {
     nib_error e;
+    const web_choice *m = web_choice_of(r, &t->talk);
     nib_status s = nib_turn_path(web_store(r), t->talk.id, to, &t->turns, &e);
     if (s == NIB_OK)
-        s = nib_turn_add(web_store(r), t->talk.id, to, "assistant", "", web_model(r),
+        s = nib_turn_add(web_store(r), t->talk.id, to, "assistant", "", m ? m->name : "stub",
                          NIB_TURN_GROWING, &t->id, &e);
     if (s == NIB_OK)
         nib_http_next(r, NIB_LANE_IO, begin_reply);
@@ -90,6 +91,18 @@ static void make_title(const char *text, char *out, size_t size) {
     }
 }
 
+/* A conversation remembers who answers in it, from its first message on. True: that changed. */
+static bool take_model(nib_http *r, nib_talk *talk) {
+    const web_choice *m = talk->model ? NULL : web_choice_named(r, nib_http_form(r, "model"));
+    if (!m) m = web_choice_of(r, talk);
+    if (!m || (talk->model && strcmp(talk->model, m->name) == 0)) return false;
+    char *name = nib_strdup(m->name);
+    if (!name) return false;
+    nib_free(talk->model);
+    talk->model = name;
+    return true;
+}
+
 /* The talk of a form: made when it is 0. false: the client was told why not. */
 static bool take_talk(nib_http *r, const char *text, nib_talk *talk, bool *made) {
     int64_t id;
@@ -103,13 +116,15 @@ static bool take_talk(nib_http *r, const char *text, nib_talk *talk, bool *made)
         s = nib_talk_new(web_store(r), title, &id, &e);
     }
     if (s == NIB_OK) s = nib_talk_get(web_store(r), id, talk, &e);
+    bool changed = s == NIB_OK && take_model(r, talk);
     if (s == NIB_OK && nib_http_form(r, "think-shown")) {
         bool on = nib_http_form(r, "think") != NULL;
         if (on != (strcmp(nib_http_form(r, "think-shown"), "1") == 0)) { /* somebody moved it */
             talk->think = on ? 1 : 2;
-            s = nib_talk_set(web_store(r), talk, &e);
+            changed = true;
         }
     }
+    if (changed) s = nib_talk_set(web_store(r), talk, &e);
     if (s != NIB_OK) web_fail(r, &e);
     return s == NIB_OK;
 }
@@ -163,7 +178,7 @@ static void show_new(nib_http *r, const nib_talk *talk, bool first, int64_t said
         if (turns.v[i].id >= said) web_put_message(&turns.v[i], token, true, &b);
     nib_turns_free(&turns);
     web_put_partial(&b, "#say-ids", "innerHTML");
-    web_put_say_ids(r, talk, reply, &b);
+    web_put_say_ids(web_choice_of(r, talk), talk, reply, &b);
     web_put_partial_end(&b);
     web_put_partial(&b, "#talks", "innerMorph");
     web_put_list(r, NULL, talk->id, &b);

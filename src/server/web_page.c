@@ -62,10 +62,9 @@ static void put_csrf(nib_buf *b, const char *token) {
     nib_html(b, "<input type=\"hidden\" name=\"csrf\" value=\"%s\">", token);
 }
 
-void web_put_context(nib_http *r, int64_t used, nib_buf *b) {
-    nib_sched *s = nib_server_sched(r->server);
-    if (!s) return;
-    int64_t total = nib_sched_n_ctx(s);
+void web_put_context(int64_t n_ctx, int64_t used, nib_buf *b) {
+    int64_t total = n_ctx;
+    if (!total) return;
     const char *level = used * 10 < total * 6     ? "green"
                         : used * 100 < total * 85 ? "yellow"
                                                   : "red";
@@ -77,8 +76,7 @@ void web_put_context(nib_http *r, int64_t used, nib_buf *b) {
              (long long)total);
 }
 
-/* Tokens that the last reply's prompt and text were. */
-static int64_t used(const nib_turns *t) {
+int64_t web_used(const nib_turns *t) {
     for (size_t i = t->n; i-- > 0;)
         if (t->v[i].n_prompt) return t->v[i].n_prompt + t->v[i].n_generated;
     return 0;
@@ -101,7 +99,7 @@ void web_put_banner(nib_http *r, nib_buf *b) {
     }
 }
 
-void web_put_greeting(nib_http *r, nib_buf *b) {
+void web_put_greeting(nib_http *r, const web_page *p, nib_buf *b) {
     static const char *const starters[][2] = {
         {"Explain", "Explain how a transformer predicts the next word, for a curious beginner."},
         {"Write", "Write a short, warm thank-you note to a neighbour."},
@@ -125,9 +123,10 @@ void web_put_greeting(nib_http *r, nib_buf *b) {
         nib_html(b,
                  "<input type=\"hidden\" name=\"talk\" value=\"0\">"
                  "<input type=\"hidden\" name=\"parent\" value=\"0\">"
+                 "<input type=\"hidden\" name=\"model\" value=\"%s\">"
                  "<input type=\"hidden\" name=\"text\" value=\"%s\">"
                  "<button class=\"starter\"><strong>%s</strong><span>%s</span></button></form>",
-                 starters[i][1], starters[i][0], starters[i][1]);
+                 p->choice ? p->choice->name : "", starters[i][1], starters[i][0], starters[i][1]);
     }
     nib_buf_puts(b, "</div></section>\n");
 }
@@ -203,25 +202,6 @@ void web_put_list(nib_http *r, const char *words, int64_t current, nib_buf *b) {
 }
 
 /* ---- menus of the bar ---- */
-
-static void put_model(nib_http *r, nib_buf *b) {
-    nib_sched *s = nib_server_sched(r->server);
-    nib_html(b, "<details class=\"pick\"><summary class=\"button\"><span>%s</span>",
-             s ? web_model(r) : "no model");
-    web_put_icon(b, "down");
-    nib_buf_puts(b, "</summary><div class=\"menu\">");
-    if (s) {
-        const nib_model_info *m = nib_model_get_info(nib_sched_model(s));
-        nib_html(b,
-                 "<ul class=\"models\"><li aria-current=\"true\"><strong>%s</strong><small>%s, %s, "
-                 "%.1f M parameters, context of %lld tokens</small></li></ul>",
-                 m->name, m->arch, m->quant, (double)m->n_params / 1e6,
-                 (long long)nib_sched_n_ctx(s));
-    }
-    nib_buf_puts(b,
-                 "<p class=\"hint\">A server runs one model: <code>nib serve MODEL</code> starts "
-                 "it with another.</p></div></details>");
-}
 
 static void put_settings(nib_buf *b, const web_page *p) {
     static const char *const thinks[] = {"As the model does", "On", "Off"};
@@ -335,15 +315,17 @@ void web_put_page_begin(nib_http *r, const web_page *p, nib_buf *b) {
                 " aria-hidden=\"true\">");
     web_put_icon(b, "menu");
     nib_html(b, "</label><h1 id=\"title\">%s</h1>", title);
-    put_model(r, b);
+    nib_buf_puts(b, "<span id=\"pick\">");
+    web_put_models(r, p, b);
+    nib_buf_puts(b, "</span>");
     nib_buf_puts(b, "<span id=\"context\">");
-    web_put_context(r, used(p->turns), b);
+    web_put_context(p->choice ? p->choice->n_ctx : 0, web_used(p->turns), b);
     nib_buf_puts(b, "</span>");
     put_settings(b, p);
     nib_buf_puts(b, "</header>\n<div id=\"banner\">");
     web_put_banner(r, b);
     nib_buf_puts(b, "</div>\n<div id=\"messages\" class=\"messages\" tabindex=\"-1\">\n");
-    if (!p->turns->n) web_put_greeting(r, b);
+    if (!p->turns->n) web_put_greeting(r, p, b);
 }
 
 void web_put_composer_ids(int64_t talk, int64_t parent, nib_buf *b) {
@@ -355,25 +337,26 @@ void web_put_composer_ids(int64_t talk, int64_t parent, nib_buf *b) {
 
 /* Whether the model is going to think, as far as can be known: where its template asks, it does so
  * unless told not to. */
-static bool thinks(nib_http *r, const nib_talk *talk) {
-    nib_sched *s = nib_server_sched(r->server);
-    const char *tmpl = s ? nib_model_get_info(nib_sched_model(s))->chat_template : NULL;
+static bool thinks(const web_choice *m, const nib_talk *talk) {
     if (talk && talk->think) return talk->think == 1;
-    return tmpl && strstr(tmpl, "enable_thinking");
+    return m && m->thinks;
 }
 
-void web_put_say_ids(nib_http *r, const nib_talk *talk, int64_t parent, nib_buf *b) {
+void web_put_say_ids(const web_choice *m, const nib_talk *talk, int64_t parent, nib_buf *b) {
     web_put_composer_ids(talk ? talk->id : 0, parent, b);
-    nib_html(b, "<input type=\"hidden\" name=\"think-shown\" value=\"%d\">", thinks(r, talk));
+    nib_html(b,
+             "<input type=\"hidden\" name=\"model\" value=\"%s\">"
+             "<input type=\"hidden\" name=\"think-shown\" value=\"%d\">",
+             m ? m->name : "", thinks(m, talk));
 }
 
-void web_put_page_end(nib_http *r, const web_page *p, nib_buf *b) {
+void web_put_page_end(const web_page *p, nib_buf *b) {
     int64_t last = p->turns->n ? p->turns->v[p->turns->n - 1].id : 0;
     nib_buf_puts(b, "</div>\n<form id=\"say\" class=\"say\" method=\"post\" action=\"/ui/say\""
                     " hx-post=\"/ui/say\" hx-target=\"#messages\" hx-swap=\"beforeend\">");
     put_csrf(b, p->token);
     nib_buf_puts(b, "<span id=\"say-ids\">");
-    web_put_say_ids(r, p->talk, last, b);
+    web_put_say_ids(p->choice, p->talk, last, b);
     nib_html(b,
              "</span><label class=\"hidden\" for=\"text\">Your message</label>"
              "<textarea id=\"text\" name=\"text\" rows=\"1\" required%s placeholder=\"Write a "
@@ -382,7 +365,7 @@ void web_put_page_end(nib_http *r, const web_page *p, nib_buf *b) {
              "<input type=\"checkbox\" name=\"think\" value=\"1\"%s><span>Think</span></label>"
              "<span class=\"hint needs-js\">Enter sends, Shift+Enter breaks the line</span>"
              "<button class=\"send\" aria-label=\"Send\" title=\"Send\">",
-             p->turns->n ? "" : " autofocus", thinks(r, p->talk) ? " checked" : "");
+             p->turns->n ? "" : " autofocus", thinks(p->choice, p->talk) ? " checked" : "");
     web_put_icon(b, "send");
     nib_buf_puts(b,
                  "</button></div></form>\n</main>\n"

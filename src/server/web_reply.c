@@ -28,6 +28,10 @@ typedef struct web_reply {
     nib_server *server;
     int64_t id, talk;
     nib_box *box;
+    nib_wish wish;  /* for the model, which may have to be loaded */
+    nib_request *q; /* until the model is there */
+    float temp;     /* < 0: the model's own */
+    int64_t n_ctx;  /* 0: not known (yet) */
     web_stub *stub;
     struct event *timer;
     nib_turn turn; /* its numbers and texts as they will be kept; owns them */
@@ -87,19 +91,30 @@ static double speed(const web_reply *x) {
 }
 
 static const char *phase(const web_reply *x) {
-    return x->n_tokens ? x->text.len ? "writing" : "thinking" : x->total ? "reading" : "waiting";
+    return x->n_tokens     ? x->text.len ? "writing" : "thinking"
+           : x->wish.waits ? "loading"
+           : x->total      ? "reading"
+                           : "waiting";
 }
 
 static void put_status(nib_buf *b, const watcher *w, const web_reply *x) {
     nib_buf data = {0};
-    nib_sched *s = nib_server_sched(x->server);
     nib_buf_printf(&data,
                    "{\"phase\":\"%s\",\"tokens\":%lld,\"tokens_per_second\":%.1f,\"used\":%lld,"
-                   "\"context\":%lld,\"prompt_done\":%lld,\"prompt\":%lld}",
+                   "\"context\":%lld,\"prompt_done\":%lld,\"prompt\":%lld",
                    phase(x), (long long)x->n_tokens, speed(x),
-                   (long long)x->turn.n_prompt + (long long)x->n_tokens,
-                   (long long)(s ? nib_sched_n_ctx(s) : 0), (long long)x->done,
-                   (long long)x->total);
+                   (long long)x->turn.n_prompt + (long long)x->n_tokens, (long long)x->n_ctx,
+                   (long long)x->done, (long long)x->total);
+    if (x->wish.waits) {
+        uint64_t done = 0, total = 0;
+        const nib_local *m = x->wish.local;
+        if (m->state == NIB_LOCAL_COMING) nib_locals_progress(x->server, &done, &total);
+        nib_buf_puts(&data, ",\"model\":");
+        nib_put_json(&data, m->name, strlen(m->name));
+        nib_buf_printf(&data, ",\"load_done\":%llu,\"load\":%llu", (unsigned long long)done,
+                       (unsigned long long)total);
+    }
+    nib_buf_puts(&data, "}");
     put_event(b, w, "status", data.data, data.len);
     nib_buf_free(&data);
 }
@@ -108,6 +123,11 @@ static void put_live(const web_reply *x, nib_buf *b) {
     if (x->n_tokens) {
         nib_html(b, "%lld token%s", (long long)x->n_tokens, x->n_tokens == 1 ? "" : "s");
         if (speed(x) > 0) nib_html(b, " \xc2\xb7 %.1f tok/s", speed(x));
+    } else if (x->wish.waits) {
+        nib_buf text = {0};
+        nib_local_put_progress(x->server, x->wish.local, &text);
+        nib_html(b, "%s", text.failed ? "loading" : text.data);
+        nib_buf_free(&text);
     } else if (x->total) {
         nib_html(b, "reading %lld of %lld tokens", (long long)x->done, (long long)x->total);
     } else {
@@ -183,18 +203,19 @@ static void tell(watcher *w, web_reply *x) {
 static void put_final(nib_http *r, const nib_turn *t, watcher *w, nib_buf *b) {
     nib_buf html = {0};
     char target[40];
+    const nib_local *m = t->model ? nib_locals_find(r->server, t->model, false) : NULL;
     snprintf(target, sizeof target, "#m%lld", (long long)t->id);
     web_put_partial(&html, target, "innerMorph");
     web_put_message_inside(t, web_token(r), &html);
-    if (t->state == NIB_TURN_WHOLE && nib_server_sched(r->server) && t->n_generated)
+    if (t->state == NIB_TURN_WHOLE && m && m->state == NIB_LOCAL_READY && t->n_generated)
         nib_html(&html,
                  "<div class=\"suggestions\" hx-get=\"/ui/suggest/%lld\" hx-trigger=\"load\""
                  " hx-swap=\"outerHTML\"></div>",
                  (long long)t->id);
     web_put_partial_end(&html);
-    if (t->n_prompt) {
+    if (t->n_prompt && m) {
         web_put_partial(&html, "#context", "innerHTML");
-        web_put_context(r, t->n_prompt + t->n_generated, &html);
+        web_put_context(m->n_ctx, t->n_prompt + t->n_generated, &html);
         web_put_partial_end(&html);
     }
     web_put_partial(&html, "#announce", "innerHTML");
@@ -269,7 +290,7 @@ static void tell_all(web_reply *x) {
     struct timeval wait = {0, FLUSH_MS * 1000};
     x->behind = false;
     for (watcher *w = x->watchers; w; w = w->next) tell(w, x);
-    if (x->behind && !x->over) evtimer_add(x->timer, &wait);
+    if ((x->behind || x->wish.waits) && !x->over) evtimer_add(x->timer, &wait);
 }
 
 static void kept(void *arg) {
@@ -339,6 +360,7 @@ static void forget(web_reply *x) {
     while (*at != x) at = &(*at)->next;
     *at = x->next;
     if (x->timer) event_free(x->timer);
+    nib_request_free(x->q);
     nib_turns_free(&x->final);
     nib_free(x->turn.content);
     nib_free(x->turn.thinking);
@@ -398,6 +420,7 @@ static void on_end(web_reply *x) {
         t->state = NIB_TURN_FAILED;
     }
     x->over = true;
+    nib_wish_drop(x->server, &x->wish);
     web_stub_free(x->stub);
     x->stub = NULL;
     if (x->timer) evtimer_del(x->timer);
@@ -431,7 +454,7 @@ static void on_event(void *arg, const nib_event *ev) {
 
 static nib_status request_of(nib_http *r, const nib_talk *talk, const nib_turns *turns,
                              nib_request **out, nib_error *e) {
-    nib_request *q = nib_request_new(nib_sched_model(nib_server_sched(r->server)));
+    nib_request *q = nib_request_new(NULL);
     if (!q) return nib_fail_nomem(e, sizeof *q, "a request");
     const nib_server_params *p = nib_server_params_of(r->server);
     nib_messages all = {0};
@@ -444,7 +467,6 @@ static nib_status request_of(nib_http *r, const nib_talk *talk, const nib_turns 
     q->p.max_seconds = p->max_seconds;
     q->client = r->client;
     q->keep = talk->id;
-    if (talk->temp >= 0) q->p.sampling.temperature = (float)talk->temp;
     q->p.think = talk->think == 1   ? NIB_THINK_ON
                  : talk->think == 2 ? NIB_THINK_OFF
                                     : NIB_THINK_AUTO;
@@ -458,46 +480,83 @@ static nib_status request_of(nib_http *r, const nib_talk *talk, const nib_turns 
     return s;
 }
 
+static void on_model(nib_wish *w, nib_local *m, const nib_error *e) {
+    web_reply *x = w->arg;
+    nib_server *s = x->server;
+    nib_request *q = x->q;
+    if (!m) {
+        x->error = *e;
+        on_end(x);
+        return;
+    }
+    x->q = NULL;
+    x->n_ctx = m->n_ctx;
+    q->p.sampling = nib_model_sampling(nib_sched_model(m->sched));
+    if (x->temp >= 0) q->p.sampling.temperature = x->temp;
+    nib_error why = {.code = NIB_OK};
+    if (nib_server_generate(s, m, q, on_event, x, &x->box, &why) != NIB_OK) {
+        x->error = why;
+        on_end(x);
+    }
+    nib_local_leave(s, m); /* the generation is its user now */
+}
+
 void web_reply_start(nib_http *r, const nib_talk *talk, const nib_turns *turns, int64_t id) {
     nib_server *s = r->server;
+    const web_choice *c = web_choice_of(r, talk);
     web_reply *x = nib_calloc(1, sizeof *x);
     if (!x) return; /* the message stays growing, and is whole at the next start */
-    *x = (web_reply){.next = s->web->replies, .server = s, .id = id, .talk = talk->id};
+    *x = (web_reply){.next = s->web->replies,
+                     .server = s,
+                     .id = id,
+                     .talk = talk->id,
+                     .temp = (float)talk->temp,
+                     .wish = {.fn = on_model, .arg = x}};
     s->web->replies = x;
     x->turn.id = id;
     x->turn.talk = talk->id;
     set(&x->turn.role, "assistant");
-    set(&x->turn.model, web_model(r));
-    nib_request *q;
+    set(&x->turn.model, c ? c->name : "stub");
     nib_error e = {.code = NIB_OK};
     nib_status st = NIB_OK;
     if (!(x->timer = evtimer_new(s->base, on_timer, x))) st = nib_fail_nomem(&e, 1, "a timer");
-    if (st == NIB_OK && nib_server_get_state(s) == NIB_SERVER_NO_MODEL) {
+    if (st == NIB_OK && !c) {
         x->stub = web_stub_start(s, turns->n ? turns->v[turns->n - 1].content : "", on_event, x);
         if (!x->stub) st = nib_fail_nomem(&e, 1, "a reply");
-    } else if (st == NIB_OK && !nib_server_sched(s)) {
-        st = nib_fail(&e, NIB_ERR_NOT_FOUND,
-                      "The model is still being loaded: ask again in a moment.");
     } else if (st == NIB_OK) {
-        st = request_of(r, talk, turns, &q, &e);
-        if (st == NIB_OK) st = nib_server_generate(s, q, on_event, x, &x->box, &e);
+        nib_local *m = nib_locals_find(s, c->name, false);
+        st = m ? request_of(r, talk, turns, &x->q, &e)
+               : nib_fail(&e, NIB_ERR_NOT_FOUND, "The model %s is no longer here.", c->name);
+        if (st == NIB_OK) {
+            struct timeval wait = {0, FLUSH_MS * 1000};
+            x->n_ctx = m->n_ctx;
+            evtimer_add(x->timer, &wait); /* to tell how far the loading is */
+            nib_wish_for(s, &x->wish, m); /* x may be over now */
+            return;
+        }
     }
     if (st == NIB_OK) return;
     x->error = e;
     on_end(x);
 }
 
+static void stop(web_reply *x) {
+    if (x->box) nib_box_finish(x->box);
+    if (x->stub) web_stub_finish(x->stub);
+    if (!x->wish.waits) return;
+    set(&x->turn.finish, "interrupted");
+    on_end(x);
+}
+
 void web_reply_stop(nib_server *s, int64_t id) {
     web_reply *x = find(s, id);
-    if (x && x->box) nib_box_finish(x->box);
-    if (x && x->stub) web_stub_finish(x->stub);
+    if (x) stop(x);
 }
 
 void web_replies_stop(nib_server *s, int64_t talk) {
-    for (web_reply *x = s->web->replies; x; x = x->next) {
-        if (x->talk != talk) continue;
-        if (x->box) nib_box_finish(x->box);
-        if (x->stub) web_stub_finish(x->stub);
+    for (web_reply *x = s->web->replies, *next; x; x = next) {
+        next = x->next;
+        if (x->talk == talk) stop(x);
     }
 }
 
@@ -609,6 +668,8 @@ bool web_reply_follow(nib_http *r, const nib_turn *t, nib_buf *before, nib_buf *
     if (!w) return false;
     nib_html(before, "<article id=\"m%lld\" class=\"msg reply\">", (long long)t->id);
     web_put_message_head(t, before);
+    if (x->wish.waits)
+        nib_html(before, "<p class=\"hint\">%s is being loaded first.</p>", x->wish.local->name);
     w->after = *after;
     *after = (nib_buf){0};
     web_begin_stream(r, before);

@@ -10,7 +10,8 @@ static const char ask[] =
 
 typedef struct state {
     int64_t talk, parent;
-    nib_request *q; /* until it is submitted */
+    const char *model; /* its name; NULL: there is none */
+    nib_request *q;    /* until it is submitted */
     nib_buf html;
     bool sent;
 } state;
@@ -70,12 +71,6 @@ static void on_gone(nib_http *r) {
     nib_free(st);
 }
 
-/* Whether the model talks at all: one without a template goes on with texts. */
-static bool can_suggest(const nib_http *r) {
-    nib_sched *s = nib_server_sched(r->server);
-    return s && nib_sched_template(s);
-}
-
 static nib_status make_request(nib_http *r, const nib_turns *turns, const nib_talk *talk,
                                nib_request *q, nib_error *e) {
     NIB_TRY(nib_turns_messages(turns, &q->messages, e));
@@ -90,11 +85,24 @@ static nib_status make_request(nib_http *r, const nib_turns *turns, const nib_ta
     return NIB_OK;
 }
 
+/* On the I/O thread, the model loaded. */
 static void generate(nib_http *r) {
     state *st = r->state;
     nib_request *q = st->q;
     st->q = NULL;
+    q->p.sampling = nib_model_sampling(nib_http_model(r));
     nib_http_generate(r, q, on_event);
+}
+
+/* Nothing is loaded for it; and a model without a template does not talk, but goes on with texts.
+ */
+static void begin(nib_http *r) {
+    state *st = r->state;
+    nib_local *m = st->model ? nib_locals_find(r->server, st->model, false) : NULL;
+    if (m && m->state == NIB_LOCAL_READY && nib_sched_template(m->sched))
+        nib_http_with(r, m, generate);
+    else
+        deliver(r);
 }
 
 void nib_get_suggest(nib_http *r) {
@@ -102,30 +110,30 @@ void nib_get_suggest(nib_http *r) {
     nib_turns one = {0}, turns = {0};
     nib_talk talk = {0};
     nib_error e;
-    nib_buf nothing = {0};
+    nib_status s;
     if (!web_path_id(r, &id)) return;
-    if (!can_suggest(r)) {
-        web_send(r, 200, &nothing);
+    state *st = nib_calloc(1, sizeof *st);
+    if (!st) {
+        nib_http_error(r, 503, NULL, NULL, "out of memory");
         return;
     }
-    nib_request *q = NULL;
-    nib_status s = nib_turn_get(web_store(r), id, &one, &e);
-    if (s == NIB_OK) s = nib_turn_path(web_store(r), one.v[0].talk, id, &turns, &e);
-    if (s == NIB_OK) s = nib_talk_get(web_store(r), one.v[0].talk, &talk, &e);
-    if (s == NIB_OK && !(q = nib_http_request_new(r))) goto out; /* told */
-    if (s == NIB_OK) s = make_request(r, &turns, &talk, q, &e);
-    state *st = s == NIB_OK ? nib_calloc(1, sizeof *st) : NULL;
-    if (s == NIB_OK && !st) s = nib_fail_nomem(&e, sizeof *st, "suggestions");
-    if (s != NIB_OK) {
-        nib_request_free(q);
-        web_fail(r, &e);
-        goto out;
-    }
-    *st = (state){.talk = talk.id, .parent = id, .q = q};
     r->state = st;
     r->on_gone = on_gone;
-    nib_http_next(r, NIB_LANE_IO, generate);
+    st->parent = id;
+    NIB_TRY_OUT(nib_turn_get(web_store(r), id, &one, &e));
+    NIB_TRY_OUT(nib_turn_path(web_store(r), one.v[0].talk, id, &turns, &e));
+    NIB_TRY_OUT(nib_talk_get(web_store(r), one.v[0].talk, &talk, &e));
+    const web_choice *m = web_choice_of(r, &talk);
+    st->talk = talk.id;
+    st->model = m ? m->name : NULL;
+    st->q = nib_request_new(NULL);
+    s = st->q ? make_request(r, &turns, &talk, st->q, &e)
+              : nib_fail_nomem(&e, sizeof *st->q, "suggestions");
 out:
+    if (s == NIB_OK)
+        nib_http_next(r, NIB_LANE_IO, begin);
+    else
+        web_fail(r, &e);
     nib_turns_free(&one);
     nib_turns_free(&turns);
     nib_talk_free(&talk);

@@ -7,16 +7,21 @@ static void show_root(nib_http *r) {
     static const nib_turns none = {0};
     nib_buf b = {0};
     web_page p = {.turns = &none, .words = nib_http_query(r, "q"), .token = web_token(r)};
+    p.choice = web_choice_named(r, nib_http_query(r, "model")); /* before anything was said */
+    if (!p.choice) p.choice = web_choice_of(r, NULL);
     web_put_page_begin(r, &p, &b);
-    web_put_page_end(r, &p, &b);
+    web_put_page_end(&p, &b);
     web_send(r, 200, &b);
 }
 
 void nib_get_root(nib_http *r) {
-    if (nib_http_wants_html(r))
+    if (nib_http_wants_html(r)) {
+        web_take_choices(r);
         nib_http_next(r, NIB_LANE_STORE, show_root);
-    else /* what clients of Ollama look for */
-        nib_http_reply(r, 200, "text/plain; charset=utf-8", "Ollama is running", 17);
+        return;
+    }
+    /* what clients of Ollama look for */
+    nib_http_reply(r, 200, "text/plain; charset=utf-8", "Ollama is running", 17);
 }
 
 /* A page that grows with its last message: what is before that and after. */
@@ -59,7 +64,7 @@ static void show(nib_http *r, web_page *p, nib_turns *turns) {
     web_page part = *p;
     part.turns = &shown;
     web_put_messages(&part, &b);
-    web_put_page_end(r, p, &end);
+    web_put_page_end(p, &end);
     growing *g = grows ? nib_arena_calloc(&r->arena, 1, sizeof *g) : NULL;
     if (g) {
         *g = (growing){*turns, b, end};
@@ -90,7 +95,8 @@ void nib_get_talk(nib_http *r) {
     }
     const char *which = nib_http_query(r, "edit");
     if (which && nib_parse_int("edit", which, 0, 9e15, &edit, &e) != NIB_OK) edit = 0;
-    web_page p = {&talk, &turns, edit, nib_http_query(r, "q"), web_token(r)};
+    web_page p = {
+        &talk, &turns, edit, nib_http_query(r, "q"), web_token(r), web_choice_of(r, &talk)};
     show(r, &p, &turns);
     nib_talk_free(&talk);
     nib_turns_free(&turns);
@@ -286,7 +292,6 @@ static void send_export(nib_http *r) {
     nib_buf b = {0};
     nib_error e;
     char name[80];
-    if (!t.model) t.model = nib_server_model_name(r->server);
     if (x->form->make(&t, &b, &e) == NIB_OK) {
         snprintf(name, sizeof name, "attachment; filename=\"conversation-%lld.%s\"",
                  (long long)x->talk.id, x->form->as);

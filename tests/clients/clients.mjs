@@ -25,7 +25,7 @@ async function check(name, run) {
 }
 async function metric(name) {
   const text = await (await fetch(`${url}/metrics`)).text();
-  return Number(text.match(new RegExp(`^nib_${name} (.*)$`, 'm'))[1]);
+  return Number(text.match(new RegExp(`^nib_${name}(?:{[^}]*})? (.*)$`, 'm'))[1]);
 }
 async function idle() {
   for (let i = 0; i < 200; i++) {

@@ -357,8 +357,8 @@ static void llama(void **state) {
     assert_int_equal(test_json_int(r, "default_generation_settings.n_ctx"), 1024);
     assert_int_equal(json_array_size(test_json(test_get(s->port, "/slots"), "")), 4);
     r = test_get(s->port, "/metrics");
-    has(r, "nib_time_to_first_token_seconds_bucket{le=\"+Inf\"}");
-    has(r, "nib_generated_tokens_total ");
+    has(r, "nib_time_to_first_token_seconds_bucket{model=\"tiny\",le=\"+Inf\"}");
+    has(r, "nib_generated_tokens_total{model=\"tiny\"} ");
 }
 
 /* A prompt sent again is found, and the reply is the same to the bit. */

@@ -90,9 +90,9 @@ static int kept_files(void) {
 static double metric(test_server *s, const char *name) {
     test_reply *r = test_get(s->port, "/metrics");
     char line[80];
-    snprintf(line, sizeof line, "\nnib_%s ", name);
+    snprintf(line, sizeof line, "\nnib_%s", name);
     const char *at = strstr(r->body.data, line);
-    return at ? atof(at + strlen(line)) : -1;
+    return at ? atof(at + strlen(line) + strcspn(at + strlen(line), " ")) : -1;
 }
 
 static int make_model(void **state) {
