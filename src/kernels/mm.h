@@ -79,7 +79,7 @@ extern const int8_t nib_mm_iq4[16], nib_mm_fp4[16];
 enum { MM_EXPAND_K = 256 };
 /* Scratch of a matmul: a whole panel as floats, then this many bytes of working space, then sums:
  * 16 floats for each of MM_PANELS_MOST panels and each token, tokens rounded up to 32. */
-enum { MM_SCRATCH = 96 * 1024, MM_PANELS_MOST = 4 };
+enum { MM_SCRATCH = 144 * 1024, MM_PANELS_MOST = 4 };
 
 /* A panel as matmul wants it: packed already, or packed now into scratch (16 * K floats' worth of
  * bytes). */
