@@ -30,6 +30,9 @@ typedef struct nib_locals {
 size_t nib_locals_n(const nib_server *s) {
     return s->locals->n;
 }
+bool nib_locals_quit(const nib_server *s) {
+    return atomic_load(&s->locals->quit);
+}
 nib_local *nib_locals_at(const nib_server *s, size_t i) {
     return s->locals->v[i];
 }

@@ -79,6 +79,7 @@ void nib_locals_stop_wishes(nib_server *s);
 void nib_locals_end(nib_server *s);
 void nib_locals_unload_all(nib_server *s);
 void nib_locals_close(nib_server *s);
+bool nib_locals_quit(const nib_server *s); /* any thread: what takes long is to end */
 size_t nib_locals_n(const nib_server *s);
 nib_local *nib_locals_at(const nib_server *s, size_t i);
 /* The list is looked through again, unless that has just been done. */

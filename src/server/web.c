@@ -27,9 +27,8 @@ static void open_kv(nib_server *s, const char *path) {
 }
 
 static bool go_on(void *arg, uint64_t done, uint64_t total) {
-    nib_server *s = arg;
     (void)done, (void)total;
-    return !atomic_load(&s->quit_loading);
+    return !nib_locals_quit(arg);
 }
 
 void nib_web_attach(nib_server *s, nib_engine *en) {
