@@ -29,6 +29,7 @@ typedef struct nib_ask {
     int max_messages;
     /* of single APIs */
     const char *system, *previous; /* a system text beside the messages; an earlier response's id */
+    bool add_special, parse_special, with_pieces; /* of /tokenize */
     bool store;
     int64_t n_before; /* of the messages, those of the earlier response */
     json_t *metadata;
@@ -44,7 +45,7 @@ typedef enum nib_field_kind {
     NIB_FIELD_TEXT,   /* const char * of the ask, at */
     NIB_FIELD_CALL,   /* set */
     NIB_FIELD_IGNORE, /* makes no difference to the reply */
-    NIB_FIELD_REFUSE  /* not supported: only null, false, "" and empty lists pass */
+    NIB_FIELD_REFUSE  /* not supported: only null, false, 0, "" and empty lists pass */
 } nib_field_kind;
 typedef nib_status (*nib_field_fn)(nib_ask *a, const char *name, const json_t *v, nib_error *e);
 typedef struct nib_field {

@@ -67,74 +67,115 @@ void nib_get_llama_slots(nib_http *r) {
 
 /* ---- text and tokens ---- */
 
-static bool flag(const json_t *body, const char *name, bool fallback) {
-    const json_t *v = json_object_get(body, name);
-    return v ? json_is_true(v) : fallback;
+static nib_status set_content(nib_ask *a, const char *name, const json_t *v, nib_error *e) {
+    if (!json_is_string(v)) return nib_expected(name, "a string", v, e);
+    if (nib_buf_put(&a->q->text, json_string_value(v), json_string_length(v))) return NIB_OK;
+    return nib_fail_nomem(e, json_string_length(v), name);
+}
+
+static nib_status set_tokens(nib_ask *a, const char *name, const json_t *v, nib_error *e) {
+    if (!json_is_array(v)) return nib_expected(name, "a list of token ids", v, e);
+    for (size_t i = 0; i < json_array_size(v); i++) {
+        const json_t *id = json_array_get(v, i);
+        json_int_t n = json_integer_value(id);
+        if (!json_is_integer(id) || n < 0 || n > INT32_MAX)
+            return nib_expected(name, "token ids", id, e);
+        if (!nib_ids_push(&a->q->ids, (int32_t)n)) return nib_fail_nomem(e, i, name);
+    }
+    return NIB_OK;
+}
+
+/* Reads the body by a table; the field 'needed' must be there. False: the client was told. */
+static bool read_ask(nib_http *r, nib_ask *a, const nib_field *table, const char *needed) {
+    const nib_field *const tables[] = {table, NULL};
+    const json_t *body = nib_http_json(r);
+    nib_error e;
+    if (!body || !nib_ask_init(a, r)) return false;
+    a->parse_special = true;
+    nib_status s = nib_fields_read(a, body, tables, &e);
+    if (s == NIB_OK && !json_object_get(body, needed)) {
+        a->param = needed;
+        s = nib_expected(needed, "a value", NULL, &e);
+    }
+    if (s == NIB_OK) return true;
+    nib_http_fail(r, &e, a->param);
+    nib_ask_free(a);
+    return false;
+}
+
+static void send(nib_http *r, nib_status s, nib_buf *b, const nib_error *e, const char *param) {
+    if (s == NIB_OK && b->failed)
+        nib_http_error(r, 503, "out_of_memory", NULL, "out of memory for the reply");
+    else if (s == NIB_OK)
+        nib_http_reply(r, 200, "application/json", b->data, b->len);
+    else
+        nib_http_fail(r, e, param);
+    nib_buf_free(b);
+}
+
+/* A token's text; of one that is only a part of a character, its bytes. */
+static void put_token_piece(nib_buf *b, const nib_tokenizer *t, int32_t id) {
+    nib_str s = nib_token_piece(t, id, true);
+    if (nib_utf8_valid(s.p ? s.p : "", s.n)) {
+        nib_put_json(b, s.p ? s.p : "", s.n);
+        return;
+    }
+    for (size_t i = 0; i < s.n; i++) nib_buf_printf(b, "%c%d", i ? ',' : '[', (uint8_t)s.p[i]);
+    nib_buf_putc(b, ']');
 }
 
 void nib_post_llama_tokenize(nib_http *r) {
-    const json_t *body = nib_http_json(r), *text = json_object_get(body, "content");
+    static const nib_field fields[] = {NIB_TEXT("model", model),
+                                       NIB_CALL("content", set_content),
+                                       NIB_SWITCH("add_special", add_special),
+                                       NIB_SWITCH("parse_special", parse_special),
+                                       NIB_SWITCH("with_pieces", with_pieces),
+                                       NIB_FIELDS_END};
+    nib_ask a;
     nib_error e;
-    if (!body) return;
-    if (!json_is_string(text)) {
-        nib_http_error(r, 400, "invalid_value", "content", "'content': expected a string");
-        return;
-    }
-    const nib_tokenizer *t = nib_model_tokenizer(model_of(r));
-    unsigned flags = (flag(body, "add_special", false) ? NIB_TOK_SPECIAL : 0u) |
-                     (flag(body, "parse_special", true) ? NIB_TOK_PARSE : 0u);
     nib_ids ids = {0};
     nib_buf b = {0};
-    nib_status s =
-        nib_tokenize(t, json_string_value(text), json_string_length(text), flags, &ids, &e);
+    if (!read_ask(r, &a, fields, "content")) return;
+    const nib_tokenizer *t = nib_model_tokenizer(model_of(r));
+    const nib_buf *text = &a.q->text;
+    unsigned flags =
+        (a.add_special ? NIB_TOK_SPECIAL : 0u) | (a.parse_special ? NIB_TOK_PARSE : 0u);
+    nib_status s = nib_tokenize(t, text->len ? text->data : "", text->len, flags, &ids, &e);
     nib_buf_puts(&b, "{\"tokens\":[");
-    bool pieces = flag(body, "with_pieces", false);
     for (size_t i = 0; s == NIB_OK && i < ids.len; i++) {
         if (i) nib_buf_puts(&b, ",");
-        nib_buf_printf(&b, pieces ? "{\"id\":%d,\"piece\":" : "%d", (int)ids.data[i]);
-        if (pieces) nib_put_token_text(&b, t, ids.data[i]);
-        if (pieces) nib_buf_puts(&b, "}");
+        nib_buf_printf(&b, a.with_pieces ? "{\"id\":%d,\"piece\":" : "%d", (int)ids.data[i]);
+        if (a.with_pieces) put_token_piece(&b, t, ids.data[i]);
+        if (a.with_pieces) nib_buf_puts(&b, "}");
     }
     nib_buf_puts(&b, "]}");
-    if (s == NIB_OK)
-        nib_http_reply(r, 200, "application/json", b.data, b.len);
-    else
-        nib_http_fail(r, &e, "content");
+    send(r, s, &b, &e, "content");
     nib_ids_free(&ids);
-    nib_buf_free(&b);
+    nib_ask_free(&a);
 }
 
 void nib_post_llama_detokenize(nib_http *r) {
-    const json_t *body = nib_http_json(r), *list = json_object_get(body, "tokens");
+    static const nib_field fields[] = {NIB_TEXT("model", model), NIB_CALL("tokens", set_tokens),
+                                       NIB_FIELDS_END};
+    nib_ask a;
     nib_error e;
-    if (!body) return;
-    nib_ids ids = {0};
     nib_buf text = {0}, b = {0};
-    nib_status s = json_is_array(list)
-                       ? NIB_OK
-                       : nib_fail(&e, NIB_ERR_ARGUMENT, "'tokens': expected a list of token ids");
+    if (!read_ask(r, &a, fields, "tokens")) return;
+    const nib_ids *ids = &a.q->ids;
     int64_t n_vocab = nib_model_get_info(model_of(r))->n_vocab;
-    for (size_t i = 0; s == NIB_OK && i < json_array_size(list); i++) {
-        const json_t *v = json_array_get(list, i);
-        json_int_t id = json_integer_value(v);
-        if (!json_is_integer(v) || id < 0 || id >= n_vocab)
-            s = nib_fail(&e, NIB_ERR_ARGUMENT, "'tokens': expected ids from 0 to %lld",
-                         (long long)n_vocab - 1);
-        else if (!nib_ids_push(&ids, (int32_t)id))
-            s = nib_fail_nomem(&e, i, "tokens");
-    }
+    nib_status s = NIB_OK;
+    for (size_t i = 0; s == NIB_OK && i < ids->len; i++)
+        if (ids->data[i] >= n_vocab)
+            s = nib_fail(&e, NIB_ERR_ARGUMENT, "'tokens': expected ids from 0 to %lld, found %d",
+                         (long long)n_vocab - 1, (int)ids->data[i]);
     if (s == NIB_OK)
-        s = nib_detokenize(nib_model_tokenizer(model_of(r)), ids.data, ids.len, true, &text, &e);
+        s = nib_detokenize(nib_model_tokenizer(model_of(r)), ids->data, ids->len, true, &text, &e);
     nib_buf_puts(&b, "{\"content\":");
     nib_put_json(&b, text.len ? text.data : "", text.len);
     nib_buf_puts(&b, "}");
-    if (s == NIB_OK)
-        nib_http_reply(r, 200, "application/json", b.data, b.len);
-    else
-        nib_http_fail(r, &e, "tokens");
-    nib_ids_free(&ids);
+    send(r, s, &b, &e, "tokens");
     nib_buf_free(&text);
-    nib_buf_free(&b);
+    nib_ask_free(&a);
 }
 
 void nib_post_llama_template(nib_http *r) {
@@ -146,30 +187,21 @@ void nib_post_llama_template(nib_http *r) {
         NIB_FIELDS_END
     };
     /* clang-format on */
-    const nib_field *const tables[] = {fields, NULL};
-    const json_t *body = nib_http_json(r);
     nib_ask a;
     nib_error e;
     nib_rendered text = {0};
     nib_buf b = {0};
-    if (!body || !nib_ask_init(&a, r)) return;
-    nib_status s = nib_fields_read(&a, body, tables, &e);
-    if (s == NIB_OK && !a.q->messages.n)
-        s = nib_fail(&e, NIB_ERR_ARGUMENT, "'messages': expected a list of messages");
+    if (!read_ask(r, &a, fields, "messages")) return;
     nib_prompt p = {.model = model_of(r),
                     .tmpl = nib_sched_template(nib_http_sched(r)),
                     .p = &a.q->p,
                     .messages = &a.q->messages};
-    if (s == NIB_OK) s = nib_prompt_render(&p, &text, &e);
+    nib_status s = nib_prompt_render(&p, &text, &e);
     nib_buf_puts(&b, "{\"prompt\":");
     nib_put_json(&b, text.text.len ? text.text.data : "", text.text.len);
     nib_buf_puts(&b, "}");
-    if (s == NIB_OK)
-        nib_http_reply(r, 200, "application/json", b.data, b.len);
-    else
-        nib_http_fail(r, &e, a.param);
+    send(r, s, &b, &e, "messages");
     nib_rendered_free(&text);
-    nib_buf_free(&b);
     nib_ask_free(&a);
 }
 
@@ -182,6 +214,12 @@ static nib_status set_predict(nib_ask *a, const char *name, const json_t *v, nib
 static nib_status set_cache(nib_ask *a, const char *name, const json_t *v, nib_error *e) {
     if (!json_is_boolean(v)) return nib_expected(name, "true or false", v, e);
     a->q->no_cache = json_is_false(v);
+    return NIB_OK;
+}
+static nib_status set_time(nib_ask *a, const char *name, const json_t *v, nib_error *e) {
+    if (!json_is_integer(v)) return nib_expected(name, "milliseconds", v, e);
+    double seconds = (double)json_integer_value(v) / 1e3, most = a->q->p.max_seconds;
+    if (seconds > 0) a->q->p.max_seconds = most > 0 ? NIB_MIN(most, seconds) : seconds;
     return NIB_OK;
 }
 static nib_status set_ignore_end(nib_ask *a, const char *name, const json_t *v, nib_error *e) {
@@ -200,14 +238,37 @@ static const nib_field completion_fields[] = {
     NIB_CALL("stop", nib_set_stop),
     NIB_CALL("cache_prompt", set_cache),
     NIB_CALL("ignore_eos", set_ignore_end),
+    NIB_CALL("logit_bias", nib_set_logit_bias),
+    NIB_CALL("t_max_predict_ms", set_time),
     NIB_WHOLE("n_probs", top_logprobs, 0, NIB_ODDS_MAX),
     NIB_IGNORE("id_slot"),
     NIB_IGNORE("timings_per_token"),
     NIB_IGNORE("n_keep"),
+    NIB_IGNORE("n_cache_reuse"),
     NIB_REFUSE("grammar"),
     NIB_REFUSE("json_schema"),
     NIB_REFUSE("lora"),
     NIB_REFUSE("samplers"),
+    NIB_REFUSE("n_indent"),
+    NIB_REFUSE("min_keep"),
+    NIB_REFUSE("return_tokens"),
+    NIB_REFUSE("return_progress"),
+    NIB_REFUSE("response_fields"),
+    NIB_REFUSE("post_sampling_probs"),
+    NIB_REFUSE("image_data"),
+    /* samplers that are not there: 0 switches them off, and then their settings mean nothing */
+    NIB_REFUSE("mirostat"),
+    NIB_IGNORE("mirostat_tau"),
+    NIB_IGNORE("mirostat_eta"),
+    NIB_REFUSE("dynatemp_range"),
+    NIB_IGNORE("dynatemp_exponent"),
+    NIB_REFUSE("dry_multiplier"),
+    NIB_IGNORE("dry_base"),
+    NIB_IGNORE("dry_allowed_length"),
+    NIB_IGNORE("dry_penalty_last_n"),
+    NIB_IGNORE("dry_sequence_breakers"),
+    NIB_REFUSE("xtc_probability"),
+    NIB_IGNORE("xtc_threshold"),
     NIB_FIELDS_END
 };
 /* clang-format on */
@@ -244,8 +305,8 @@ static void put(nib_said *x, int index, const char *text, size_t n, nib_buf *odd
     nib_put_json(b, text, n);
     if (odds->len) nib_buf_printf(b, ",\"completion_probabilities\":[%s]", odds->data);
     nib_buf_clear(odds);
-    nib_buf_printf(b, ",\"stop\":%s,\"tokens_evaluated\":%lld", stop ? "true" : "false",
-                   (long long)x->choices[index].n_prompt);
+    nib_buf_printf(b, ",\"tokens\":[],\"id_slot\":-1,\"stop\":%s,\"tokens_evaluated\":%lld",
+                   stop ? "true" : "false", (long long)x->choices[index].n_prompt);
 }
 
 static void put_end(nib_said *x, int index) {
@@ -258,7 +319,8 @@ static void put_end(nib_said *x, int index) {
     nib_put_json(b, x->ask.model, strlen(x->ask.model));
     nib_buf_printf(b, ",\"tokens_predicted\":%lld,\"tokens_cached\":%lld,\"truncated\":false,",
                    (long long)c->n_generated, (long long)c->n_cached);
-    nib_buf_printf(b, "\"stop_type\":\"%s\",\"stopping_word\":",
+    nib_buf_printf(b, "\"has_new_line\":%s,\"stop_type\":\"%s\",\"stopping_word\":",
+                   c->text.len && strchr(c->text.data, '\n') ? "true" : "false",
                    c->stop                       ? "word"
                    : strcmp(finish, "stop") == 0 ? "eos"
                                                  : "limit");

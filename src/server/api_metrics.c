@@ -113,6 +113,7 @@ void nib_get_metrics(nib_http *r) {
         b.failed |= v[n].label.failed;
         n++;
     }
+    nib_conns_sweep(s); /* those that have ended do not count */
     put(&b, "uptime_seconds", "gauge", "Since the server started", nib_now() - s->started);
     put(&b, "http_requests_total", "counter", "HTTP requests answered", (double)s->n_http);
     put(&b, "http_errors_total", "counter", "HTTP requests answered with 4xx or 5xx",

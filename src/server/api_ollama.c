@@ -18,6 +18,13 @@ static nib_status set_predict(nib_ask *a, const char *name, const json_t *v, nib
     return nib_set_max_tokens(a, name, v, e);
 }
 
+/* A sampler that is not there; 1 switches it off. */
+static nib_status set_tail_free(nib_ask *a, const char *name, const json_t *v, nib_error *e) {
+    (void)a;
+    if (json_is_number(v) && json_number_value(v) == 1) return NIB_OK;
+    return nib_fail(e, NIB_ERR_UNSUPPORTED, "'%s' is not supported: leave it out", name);
+}
+
 static nib_status set_options(nib_ask *a, const char *name, const json_t *v, nib_error *e) {
     /* clang-format off */
     static const nib_field fields[] = {
@@ -28,7 +35,7 @@ static nib_status set_options(nib_ask *a, const char *name, const json_t *v, nib
         NIB_IGNORE("use_mmap"), NIB_IGNORE("use_mlock"), NIB_IGNORE("numa"),
         NIB_IGNORE("low_vram"), NIB_IGNORE("vocab_only"), NIB_IGNORE("f16_kv"),
         NIB_REFUSE("mirostat"), NIB_IGNORE("mirostat_tau"), NIB_IGNORE("mirostat_eta"),
-        NIB_REFUSE("tfs_z"), NIB_IGNORE("penalize_newline"),
+        NIB_CALL("tfs_z", set_tail_free), NIB_IGNORE("penalize_newline"),
         NIB_FIELDS_END
     };
     /* clang-format on */
@@ -68,6 +75,8 @@ static const nib_field common_fields[] = {
     NIB_CALL("think", set_think),
     NIB_CALL("keep_alive", nib_set_keep),
     NIB_REFUSE("format"),
+    NIB_REFUSE("truncate"), /* nothing is ever cut without a word */
+    NIB_REFUSE("shift"),
     NIB_FIELDS_END
 };
 static const nib_field chat_fields[] = {
@@ -104,6 +113,10 @@ nib_status nib_ollama_generate_read(nib_ask *a, const json_t *body, nib_error *e
     NIB_TRY(nib_fields_read(a, body, tables, e));
     if (q->ids.len || a->n_prompts)
         return nib_fail(e, NIB_ERR_ARGUMENT, "'prompt': expected a string");
+    a->param = "system";
+    if (q->p.raw && q->p.system)
+        return nib_fail(e, NIB_ERR_ARGUMENT, "'system' has no place in a raw prompt: leave it out");
+    a->param = NULL;
     if (q->p.raw || !q->text.len) return NIB_OK;
     return nib_messages_add(&q->messages, "user", q->text.data, NULL, e);
 }

@@ -119,11 +119,13 @@ nib_status nib_openai_chat_read(nib_ask *a, const json_t *body, nib_error *e) {
 /* ---- replies ---- */
 
 void nib_openai_put_usage(nib_said *x, nib_buf *b) {
-    long long prompt = (long long)x->n_prompt, made = (long long)nib_said_generated(x);
+    long long prompt = (long long)x->n_prompt, made = (long long)nib_said_generated(x), thought = 0;
+    for (int i = 0; i < x->n; i++) thought += x->choices[i].n_thought;
     nib_buf_printf(b,
                    "\"usage\":{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,"
-                   "\"total_tokens\":%lld,\"prompt_tokens_details\":{\"cached_tokens\":%lld}}",
-                   prompt, made, prompt + made, (long long)nib_said_cached(x));
+                   "\"total_tokens\":%lld,\"prompt_tokens_details\":{\"cached_tokens\":%lld},"
+                   "\"completion_tokens_details\":{\"reasoning_tokens\":%lld}}",
+                   prompt, made, prompt + made, (long long)nib_said_cached(x), thought);
 }
 
 void nib_openai_put_head(nib_said *x, const char *object, nib_buf *b) {

@@ -31,7 +31,8 @@ static nib_status out_of_range(const nib_field *f, const char *what, nib_error *
 }
 
 static bool is_empty(const json_t *v) {
-    return json_is_false(v) || (json_is_string(v) && json_string_length(v) == 0) ||
+    return json_is_false(v) || (json_is_number(v) && json_number_value(v) == 0) ||
+           (json_is_string(v) && json_string_length(v) == 0) ||
            (json_is_array(v) && json_array_size(v) == 0) ||
            (json_is_object(v) && json_object_size(v) == 0);
 }
@@ -159,25 +160,42 @@ nib_status nib_set_stop(nib_ask *a, const char *name, const json_t *v, nib_error
     return NIB_OK;
 }
 
+static nib_status read_bias(const char *name, int64_t id, const json_t *value, nib_logit_bias *out,
+                            nib_error *e) {
+    double bias = json_is_false(value) ? -100 : json_number_value(value);
+    if (!json_is_number(value) && !json_is_false(value))
+        return nib_expected(name, "numbers", value, e);
+    if (!(bias >= -100 && bias <= 100))
+        return nib_fail(e, NIB_ERR_ARGUMENT, "'%s': expected numbers from -100 to 100", name);
+    *out = (nib_logit_bias){(int32_t)id, bias <= -100 ? -INFINITY : (float)bias};
+    return NIB_OK;
+}
+
+/* {"15043": 1.5}, or as llama.cpp has it [[15043, 1.5], [15043, false]]. */
 nib_status nib_set_logit_bias(nib_ask *a, const char *name, const json_t *v, nib_error *e) {
     const char *key;
     json_t *value;
-    if (!json_is_object(v)) return nib_expected(name, "an object of token ids and numbers", v, e);
-    size_t n = json_object_size(v);
+    bool pairs = json_is_array(v);
+    if (!json_is_object(v) && !pairs)
+        return nib_expected(name, "an object of token ids and numbers", v, e);
+    size_t n = pairs ? json_array_size(v) : json_object_size(v);
     if (n > 1024) return nib_fail(e, NIB_ERR_ARGUMENT, "'%s': at most 1024 tokens", name);
     nib_logit_bias *list = nib_arena_calloc(&a->q->arena, n, sizeof *list);
     if (!list && n) return nib_fail_nomem(e, n * sizeof *list, name);
     int at = 0;
+    for (size_t i = 0; pairs && i < n; i++) {
+        const json_t *pair = json_array_get(v, i), *id = json_array_get(pair, 0);
+        if (!json_is_integer(id) || json_integer_value(id) < 0 ||
+            json_integer_value(id) > INT32_MAX || json_array_size(pair) != 2)
+            return nib_expected(name, "pairs of a token id and a number", pair, e);
+        NIB_TRY(read_bias(name, json_integer_value(id), json_array_get(pair, 1), &list[at++], e));
+    }
     json_object_foreach((json_t *)v, key, value) {
         int64_t id;
-        if (!json_is_number(value)) return nib_expected(name, "numbers", value, e);
         if (nib_parse_int(name, key, 0, INT32_MAX, &id, NULL) != NIB_OK)
             return nib_fail(e, NIB_ERR_ARGUMENT, "'%s': expected a token id, found '%.40s'", name,
                             key);
-        double bias = json_number_value(value);
-        if (!(bias >= -100 && bias <= 100))
-            return nib_fail(e, NIB_ERR_ARGUMENT, "'%s': expected numbers from -100 to 100", name);
-        list[at++] = (nib_logit_bias){(int32_t)id, bias <= -100 ? -INFINITY : (float)bias};
+        NIB_TRY(read_bias(name, id, value, &list[at++], e));
     }
     a->q->p.sampling.bias = list;
     a->q->p.sampling.n_bias = at;
@@ -310,7 +328,10 @@ static nib_status read_message(nib_ask *a, size_t i, const json_t *m, nib_error 
     nib_buf text = {0};
     char what[40];
     snprintf(what, sizeof what, "messages[%zu].content", i);
-    nib_status s = nib_content_text(json_object_get(m, "content"), what, &text, e);
+    const json_t *content = json_object_get(m, "content");
+    if ((!content || json_is_null(content)) && strcmp(role, "assistant") != 0)
+        return nib_expected(what, "a string or a list of parts", content, e);
+    nib_status s = nib_content_text(content, what, &text, e);
     if (s == NIB_OK)
         s = nib_add_message(a, role, text.data ? text.data : "",
                             thinking && *thinking ? thinking : NULL, e);

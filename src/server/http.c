@@ -313,7 +313,10 @@ int nib_http_status_of(const nib_error *e, const char **code) {
 void nib_http_fail(nib_http *r, const nib_error *e, const char *param) {
     const char *code;
     int status = nib_http_status_of(e, &code);
-    nib_http_error(r, status, code, param, "%s", e->message);
+    bool anthropic = r->route && r->route->dialect == NIB_ANTHROPIC;
+    /* the words by which that API's programs know that they must shorten a conversation */
+    const char *said = anthropic && e->code == NIB_ERR_CONTEXT ? "prompt is too long: " : "";
+    nib_http_error(r, status, code, param, "%s%s", said, e->message);
 }
 
 /* ---- from lane to lane ---- */
