@@ -206,7 +206,7 @@ static nib_act input(view *p, int64_t id, const float *in, int64_t width, int n,
     nib_act_bind(&a, p->act_memory, p->n_tok, width);
     a.x = in;
     a.ldx = width;
-    a.fast = p->b->fast && p->n_tok >= NIB_FAST_LEAST && p->w->k->matmul_fast;
+    a.fast = p->b->fast && p->n_tok >= NIB_FAST_LEAST;
     nib_op_quantise(p->w, p->r, n, l, &a);
     if (!p->few) nib_sync(p->w);
     observe(p, id, in, p->n_tok, width);

@@ -91,7 +91,7 @@ nib_status nib_engine_new(nib_engine **out, nib_model *m, const nib_engine_param
     en->n_ctx = nib_resolve_ctx(m, &p);
     en->batch = nib_resolve_batch(m, &p, en->n_ctx);
     en->n_seq = NIB_MAX(p.n_seq, 1);
-    en->fast = p.fast_prompt;
+    en->fast = p.fast_prompt && nib_kernels_get()->matmul_fast;
     en->runs_cap = (int)NIB_MIN(en->batch, (int64_t)4096);
     en->logit_rows = NIB_MAX((int64_t)NIB_LOGIT_ROWS, (int64_t)en->n_seq);
     en->logits_bytes = (size_t)en->logit_rows * (size_t)m->desc.n_vocab * sizeof(float);

@@ -305,7 +305,6 @@ static void matmul(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, f
 void nib_arm_neon_mm(nib_kernels *k) {
     k->quantise = quantise;
     k->quantise_k = quantise_k;
-    k->quantise_fast = quantise_fast;
     k->matmul = matmul;
     k->matmul_fast = NULL;
 }

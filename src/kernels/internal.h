@@ -27,7 +27,8 @@ void nib_scalar_pack(nib_dtype t, const void *rows, size_t row_bytes, int n_rows
                      uint8_t *panel);
 void nib_avx2_pack(nib_dtype t, const void *rows, size_t row_bytes, int n_rows, int64_t k,
                    uint8_t *panel);
-/* The slot of the scalar set (scalar_mm_fast.c). */
+/* Slots of the scalar set (scalar_mm_fast.c). */
+void nib_scalar_quantise_fast(const float *x, int64_t ldx, int64_t t0, int64_t t1, nib_act *a);
 void nib_scalar_matmul_fast(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                             int64_t ldy, void *scratch);
 #endif

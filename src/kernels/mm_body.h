@@ -79,46 +79,6 @@ static void quantise_k(const float *x, int64_t ldx, int64_t t0, int64_t t1, nib_
     }
 }
 
-/* n <= 256 columns of token t, a group: src its floats, 'tile' its first 64 columns, 'at' its
- * place in kd. */
-INLINE void quantise_group(const float *src, int64_t t, int64_t tile, int n, int64_t at,
-                           nib_act *a) {
-    const v16 magic = v_set1(0x1.8p23f);
-    float tamed[256];
-    v16 size = v_set1(0), odd = v_set1(0), sum = v_set1(0);
-    for (int i = 0; i < n; i += 16) {
-        v16 v = v_load(src + i);
-        size = v_max(size, v_abs(v));
-        odd = v_add(odd, v_sub(v, v));
-    }
-    if (v_equal(odd, odd) != 0xffff) {
-        tame_block(src, n, tamed);
-        src = tamed;
-        size = v_set1(0);
-        for (int i = 0; i < n; i += 16) size = v_max(size, v_abs(v_load(src + i)));
-    }
-    float max = v_max_of(size);
-    bool some = max >= 0x1p-100f;
-    v16 inverse = v_set1(some ? 127 / max : 0);
-    for (int i = 0; i < n; i += 16) {
-        v16 q = v_sub(v_add(v_mul(v_load(src + i), inverse), magic), magic);
-        v_store_i8(a->kq + ((tile + i / 64) * a->n_tok + t) * 64 + i % 64, q);
-        sum = v_add(sum, q); /* exact */
-    }
-    a->kd[at] = some ? max / 127 : 0;
-    a->kbias[at] = -128 * (int32_t)v_sum(sum);
-}
-
-static void quantise_fast(const float *x, int64_t ldx, int64_t t0, int64_t t1, nib_act *a) {
-    int64_t n = nib_fast_groups(a->k);
-    for (int64_t t = t0; t < t1; t++)
-        for (int64_t g = 0; g < n; g++) {
-            int64_t from = nib_fast_group(a->k, g), to = nib_fast_group(a->k, g + 1);
-            quantise_group(x + t * ldx + from * 64, t, from, (int)(to - from) * 64,
-                           g * a->n_tok + t, a);
-        }
-}
-
 /* ---- products in floats: F32, F16, BF16; formats without a packed form are expanded ---- */
 
 enum { F32_WIDE = 4, F32_TOKENS = 6 }; /* panels, tokens of a tile at most */

@@ -136,7 +136,7 @@ void nib_scalar_mm(nib_kernels *k) {
     nib_scalar_mm_pack(k);
     k->quantise = quantise;
     k->quantise_k = quantise_k;
-    k->quantise_fast = quantise_fast;
+    k->quantise_fast = nib_scalar_quantise_fast;
     k->matmul = matmul;
     k->matmul_fast = nib_scalar_matmul_fast;
 }

@@ -1,6 +1,31 @@
 /* FAST products (mm.h) in plain C: the truth for those sets that have them. */
+#include <float.h>
 #include "kernels/lanes_scalar.h"
 #include "kernels/mm_fast_body.h"
+
+static float tame(float x) {
+    return x != x ? 0 : x > FLT_MAX ? FLT_MAX : x < -FLT_MAX ? -FLT_MAX : x;
+}
+
+void nib_scalar_quantise_fast(const float *x, int64_t ldx, int64_t t0, int64_t t1, nib_act *a) {
+    for (int64_t t = t0; t < t1; t++)
+        for (int64_t g = 0; g < nib_fast_groups(a->k); g++) {
+            int64_t from = nib_fast_group(a->k, g) * 64, to = nib_fast_group(a->k, g + 1) * 64;
+            const float *src = x + t * ldx;
+            float max = 0;
+            int32_t sum = 0;
+            for (int64_t k = from; k < to; k++) max = fmaxf(max, fabsf(tame(src[k])));
+            bool some = max >= 0x1p-100f; /* below, 127 / max would overflow or lose bits */
+            float inverse = some ? 127 / max : 0;
+            for (int64_t k = from; k < to; k++) {
+                float whole = tame(src[k]) * inverse + 0x1.8p23f - 0x1.8p23f; /* nearest even */
+                a->kq[(k / 64 * a->n_tok + t) * 64 + k % 64] = (int8_t)whole;
+                sum += (int32_t)whole;
+            }
+            a->kd[g * a->n_tok + t] = some ? max / 127 : 0;
+            a->kbias[g * a->n_tok + t] = -128 * sum;
+        }
+}
 
 /* Scales and minima of a group that starts at block b, n blocks of a panel's scales. */
 static void read_scales(nib_dtype t, const mm_format *f, fast_format ff, const uint8_t *p, int n,

@@ -283,7 +283,6 @@ void nib_x86_avx2_mm(nib_kernels *k) {
     k->pack = nib_avx2_pack;
     k->quantise = quantise;
     k->quantise_k = quantise_k;
-    k->quantise_fast = quantise_fast;
     k->matmul = matmul;
     k->matmul_fast = NULL;
 }

@@ -26,7 +26,7 @@ void nib_avx512_matmul(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p
 void nib_x86_avx512_mm(nib_kernels *k) {
     k->quantise = quantise;
     k->quantise_k = quantise_k;
-    k->quantise_fast = quantise_fast;
+    k->quantise_fast = nib_avx512_quantise_fast;
     k->matmul = nib_avx512_matmul;
     k->matmul_fast = nib_avx512_matmul_fast;
 }
