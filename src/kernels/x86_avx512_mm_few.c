@@ -5,12 +5,12 @@
  * One thread reads as fast as it can when several streams are open and none rests for long: four
  * panels are walked side by side, 32 columns of each in turn (a kilobyte or two of each in turn:
  * a quarter less). Left to themselves, loads wait for memory while nothing is multiplied, for the
- * processor looks ahead too little; so a line is asked for AHEAD bytes before it is wanted, and at
- * the end of a panel in the one that its stream comes to next. Panels are multiplied in pairs,
+ * processor looks ahead too little; so lines are asked for AHEAD groups before they are wanted, and
+ * at the end of a panel in the one that its stream comes to next. Panels are multiplied in pairs,
  * which share the loads of activations. */
 #include "kernels/x86_avx512_mm.h"
 
-enum { WIDE = 4, AHEAD = 2048 };
+enum { WIDE = 4, AHEAD = 8 };
 
 /* Loops over tokens stay loops. */
 #if defined(__clang__)
@@ -52,7 +52,7 @@ INLINE void put(int nr, int nt, const job *o, const __m512 acc[AVX512_FEW][WIDE]
 INLINE void walk(nib_dtype t, int nr, int of, int nt, const job *o) {
     const nib_act *a = o->a;
     const size_t line = code_bytes_of(t), side = scale_bytes_of(t);
-    const int64_t n = o->n_groups, soon = NIB_MIN(AHEAD / (int64_t)line, n);
+    const int64_t n = o->n_groups, soon = NIB_MIN(AHEAD, n);
     const uint8_t *p = o->panel, *s = p + (size_t)n * line;
     ptrdiff_t ahead = soon * (ptrdiff_t)line, ahead_s = soon * (ptrdiff_t)side;
     __m512 acc[AVX512_FEW][WIDE];
