@@ -16,123 +16,19 @@
 #include "kernels/lanes_avx2.h"
 #define MM_PANELS 1
 #include "kernels/mm_body.h"
+#include "kernels/x86_avx2_mm.h"
 
-INLINE __m256i load256(const void *p) {
-    return _mm256_loadu_si256(p);
-}
-INLINE __m256i bcast32(const void *p) {
-    return _mm256_set1_epi32((int)nib_load_u32(p));
-}
-INLINE __m256i set8(int v) {
-    return _mm256_set1_epi8((char)v);
-}
-INLINE __m256i shift16(__m256i v, int left) { /* within words: mask afterwards */
-    return left > 0 ? _mm256_slli_epi16(v, left) : _mm256_srli_epi16(v, -left);
-}
-INLINE __m256i bits(__m256i v, int left, int mask) {
-    return _mm256_and_si256(shift16(v, left), set8(mask));
-}
-
-INLINE bool is_5bit(nib_dtype t) {
-    return t == NIB_Q5_0 || t == NIB_Q5_1 || t == NIB_Q5_K;
-}
-INLINE bool is_level(nib_dtype t) {
-    return t == NIB_IQ4_NL || t == NIB_IQ4_XS;
-}
-INLINE bool is_signed(nib_dtype t) {
-    return t == NIB_Q8_0 || is_level(t);
-}
-INLINE bool has_min(nib_dtype t) {
-    return t == NIB_Q4_1 || t == NIB_Q5_1 || t == NIB_Q4_K || t == NIB_Q5_K || t == NIB_Q2_K;
-}
-/* Of blocks of 256: scales belong to 16 columns each, not 32. */
-INLINE bool has_16(nib_dtype t) {
-    return t == NIB_Q6_K || t == NIB_Q3_K || t == NIB_Q2_K;
-}
-
-/* Codes of 8 rows (those from byte 'half' of each line on), 32 columns. MXFP4's levels have 16
- * added. */
-INLINE void codes8(nib_dtype t, const uint8_t *p, int half, __m256i w[8]) {
-    p += half;
-    if (t == NIB_Q8_0) {
-        UNROLL
-        for (int j = 0; j < 8; j++) w[j] = _mm256_xor_si256(load256(p + 64 * j), set8(-128));
-        return;
-    }
-    if (t == NIB_Q2_K || t == NIB_Q3_K) {
-        UNROLL
-        for (int j = 0; j < 8; j++) w[j] = bits(load256(p + 64 * (j / 4)), -2 * (j % 4), 3);
-        __m256i high = t == NIB_Q3_K ? load256(p + 128) : w[0];
-        UNROLL
-        for (int j = 0; j < 8; j++)
-            if (t == NIB_Q3_K) w[j] = _mm256_or_si256(w[j], bits(high, 2 - j, 4));
-        return;
-    }
-    UNROLL
-    for (int j = 0; j < 8; j++) w[j] = bits(load256(p + 64 * (j / 2)), -4 * (j % 2), 15);
-    if (is_5bit(t)) {
-        __m256i high = load256(p + 256);
-        UNROLL
-        for (int j = 0; j < 8; j++) w[j] = _mm256_or_si256(w[j], bits(high, 4 - j, 16));
-    }
-    if (t == NIB_Q6_K) {
-        UNROLL
-        for (int j = 0; j < 8; j++)
-            w[j] =
-                _mm256_or_si256(w[j], bits(load256(p + 256 + 64 * (j / 4)), 4 - 2 * (j % 4), 48));
-    }
-    if (is_level(t) || t == NIB_MXFP4) {
-        __m128i levels =
-            _mm_loadu_si128((const __m128i *)(t == NIB_MXFP4 ? nib_mm_fp4 : nib_mm_iq4));
-        if (t == NIB_MXFP4) levels = _mm_add_epi8(levels, _mm_set1_epi8(16));
-        UNROLL
-        for (int j = 0; j < 8; j++)
-            w[j] = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(levels), w[j]);
-    }
-}
-
-INLINE __m256 f16x8(const uint8_t *p) {
-    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
-}
-INLINE __m256 negate(__m256 v) {
-    return _mm256_xor_ps(v, _mm256_set1_ps(-0.0f));
-}
-
-/* The scales of 8 rows of a block of 32. p: the block's scales; r: the first row. */
-typedef struct scales8 {
-    __m256 s, m;
-} scales8;
-
-INLINE scales8 scales_of_8(nib_dtype t, const uint8_t *p, int r) {
-    scales8 g = {0};
-    if (t == NIB_MXFP4) {
-        /* 2^(e - 128) by its bits; the two smallest are subnormal */
-        __m256i e = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p + r)));
-        __m256i normal = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
-        __m256i tiny = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), e);
-        __m256i is_tiny = _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e);
-        g.s = _mm256_castsi256_ps(_mm256_blendv_epi8(normal, tiny, is_tiny));
-        return g;
-    }
-    g.s = f16x8(p + 2 * r);
-    if (has_min(t)) g.m = f16x8(p + 2 * NIB_PANEL + 2 * r);
-    return g;
-}
-
-/* Sum of w . q over operands [j0, j0 + n), in 16 bits, widened every 'run' steps and multiplied by.
+/* Sum of w . q over operands [j0, j0 + n), in 16 bits, widened every few steps and multiplied by.
  */
-INLINE __m256i dots(bool with_sign, const __m256i w[8], const int8_t *q, int j0, int n, int run,
-                    __m256i by) {
+INLINE __m256i dots(nib_dtype t, const __m256i w[8], const int8_t *q, int j0, int n, __m256i by) {
     __m256i sum = _mm256_setzero_si256();
+    const int run = steps(t);
     UNROLL
     for (int i = 0; i < n; i += run) {
         __m256i part = _mm256_setzero_si256();
         UNROLL
         for (int j = j0 + i; j < j0 + i + run; j++) {
-            __m256i x = bcast32(q + 4 * j);
-            __m256i pairs =
-                with_sign ? _mm256_maddubs_epi16(_mm256_abs_epi8(w[j]), _mm256_sign_epi8(x, w[j]))
-                          : _mm256_maddubs_epi16(w[j], x);
+            __m256i pairs = dot(t, w[j], bcast32(q + 4 * j));
             part = j == j0 + i ? pairs : _mm256_add_epi16(part, pairs);
         }
         part = _mm256_madd_epi16(part, by);
@@ -141,34 +37,26 @@ INLINE __m256i dots(bool with_sign, const __m256i w[8], const int8_t *q, int j0,
     return sum;
 }
 
-/* What the same panel gives a turn from now: left to themselves, loads wait for memory while
- * nothing is multiplied. */
+/* A turn from now. */
 enum { AHEAD = 2048 };
-INLINE void fetch(const uint8_t *p, size_t n) {
-    for (size_t i = 0; i < n; i += 64) _mm_prefetch((const char *)p + i, _MM_HINT_T0);
-}
 
 /* ---- blocks of 32 ---- */
 
 INLINE void take_turn(nib_dtype t, size_t code_bytes, size_t scale_bytes, const mm_turn *o) {
     const nib_act *a = o->a;
     const uint8_t *p = o->codes, *s = o->scales;
-    int run = is_signed(t) ? 1 : is_5bit(t) || t == NIB_MXFP4 ? 4 : 8;
-    /* how far the code lies above the weight: 128 >> down */
-    bool above = t == NIB_Q4_0 || t == NIB_Q5_0 || t == NIB_MXFP4;
-    int down = t == NIB_Q4_0 ? 4 : 3;
     for (int64_t g = o->g0; g < o->g1; g++, p += code_bytes, s += scale_bytes) {
         fetch(p + AHEAD, code_bytes);
         for (int r = 0; r < NIB_PANEL; r += 8) {
             __m256i w[8];
-            codes8(t, p, 4 * r, w);
+            UNROLL
+            for (int l = 0; l < 8; l++) w[l] = code(t, p + 4 * r, l);
             scales8 sc = scales_of_8(t, s, r);
             int64_t at = g * a->n_tok + o->t0;
             float *acc = o->acc + r;
             for (int i = 0; i < o->nt; i++, at++, acc += NIB_PANEL) {
-                __m256i sum =
-                    dots(is_signed(t), w, a->q + at * 32, 0, 8, run, _mm256_set1_epi16(1));
-                if (above) sum = _mm256_add_epi32(sum, _mm256_set1_epi32(a->bias[at] >> down));
+                __m256i sum = dots(t, w, a->q + at * 32, 0, 8, _mm256_set1_epi16(1));
+                if (down(t)) sum = _mm256_add_epi32(sum, _mm256_set1_epi32(a->bias[at] >> down(t)));
                 __m256 v = _mm256_load_ps(acc), d = _mm256_broadcast_ss(a->d + at);
                 if (has_min(t)) v = _mm256_fmadd_ps(sc.m, _mm256_broadcast_ss(a->ds + at), v);
                 v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(sc.s, d), v);
@@ -212,7 +100,6 @@ INLINE void take_turn_k(nib_dtype t, size_t code_bytes, size_t scale_bytes, cons
     const nib_act *a = o->a;
     const uint8_t *p = o->codes, *s = o->scales;
     int64_t n_tok = a->n_tok;
-    int run = t == NIB_IQ4_XS ? 1 : t == NIB_Q6_K ? 2 : t == NIB_Q4_K ? 8 : 4;
     for (int64_t g = o->g0; g < o->g1; s += scale_bytes) {
         super u;
         _Alignas(32) int32_t isum[TOKENS][NIB_PANEL];
@@ -223,16 +110,17 @@ INLINE void take_turn_k(nib_dtype t, size_t code_bytes, size_t scale_bytes, cons
             fetch(p + AHEAD, code_bytes);
             for (int r = 0; r < NIB_PANEL; r += 8) {
                 __m256i w[8], sc[2];
-                codes8(t, p, 4 * r, w);
+                UNROLL
+                for (int l = 0; l < 8; l++) w[l] = code(t, p + 4 * r, l);
                 for (int h = 0; h < 2; h++) sc[h] = load256(u.sc[has_16(t) ? 2 * j + h : j] + r);
                 const int8_t *q = a->kq + (g / 2 * n_tok + o->t0) * 64 + 32 * (g % 2);
                 for (int i = 0; i < o->nt; i++, q += 64) {
                     __m256i sum;
                     if (has_16(t))
-                        sum = _mm256_add_epi32(dots(false, w, q, 0, 4, run, sc[0]),
-                                               dots(false, w, q, 4, 4, run, sc[1]));
+                        sum = _mm256_add_epi32(dots(t, w, q, 0, 4, sc[0]),
+                                               dots(t, w, q, 4, 4, sc[1]));
                     else
-                        sum = dots(is_signed(t), w, q, 0, 8, run, sc[0]);
+                        sum = dots(t, w, q, 0, 8, sc[0]);
                     __m256i *to = (__m256i *)(isum[i] + r);
                     *to = j ? _mm256_add_epi32(*to, sum) : sum;
                 }
@@ -273,7 +161,9 @@ static void matmul(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, f
 #define NIB_P16(T, ...) [NIB_##T] = turn_##T,
 #include "kernels/p16.def"
     };
-    if (nib_mm_format(w->dtype))
+    if (nib_mm_format(w->dtype) && a->n_tok == 1)
+        nib_avx2_mm_one(w, a, p0, p1, y, scratch);
+    else if (nib_mm_format(w->dtype))
         nib_mm_walk(w, a, p0, p1, y, ldy, scratch, TOKENS, turns[w->dtype]);
     else
         matmul_f32(w, a, p0, p1, y, ldy, scratch);
