@@ -190,6 +190,7 @@ void nib_model_release(nib_model *m) {
     nib_gguf_close(m->gguf);
     nib_arena_free(&m->arena);
     nib_free(m);
+    nib_alloc_trim();
 }
 
 const nib_model_info *nib_model_get_info(const nib_model *m) {
