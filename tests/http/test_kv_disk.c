@@ -1,8 +1,10 @@
 /* Conversations of the pages after the server was started anew: their keys and values are on disk,
  * theirs alone, and go when they go. */
 #include <dirent.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include "httpclient.h"
 #include "store/store.h"
@@ -23,13 +25,7 @@ static const char *headers(bool posts) {
     return h;
 }
 
-static test_server *serve(const char *path, uint64_t kv_disk) {
-    nib_server_params p = test_serve_params(path);
-    p.store = store;
-    p.kv_disk = kv_disk;
-    p.engine.n_ctx = 1024;
-    p.max_tokens = 40;
-    test_server *s = test_serve(&p);
+static void browse(test_server *s) {
     *cookie = 0;
     test_reply *r = test_ask(s->port, "GET", "/", headers(false), NULL);
     const char *set = test_header(r, "Set-Cookie"), *at;
@@ -37,7 +33,22 @@ static test_server *serve(const char *path, uint64_t kv_disk) {
     snprintf(cookie, sizeof cookie, "%.*s", (int)strcspn(set, ";"), set);
     assert_non_null(at = strstr(r->body.data, "name=\"csrf\" value=\""));
     snprintf(token, sizeof token, "%.32s", at + 19);
+}
+
+static test_server *serve_with(uint64_t kv_disk, int n_seq, int64_t kv_tokens) {
+    nib_server_params p = test_serve_params(model);
+    p.store = store;
+    p.kv_disk = kv_disk;
+    p.engine.n_ctx = 1024;
+    p.engine.n_seq = n_seq;
+    p.engine.kv_tokens = kv_tokens;
+    p.max_tokens = 40;
+    test_server *s = test_serve(&p);
+    browse(s);
     return s;
+}
+static test_server *serve(uint64_t kv_disk) {
+    return serve_with(kv_disk, 4, 0);
 }
 
 /* Posts a form; and the page of a conversation, which ends with its reply. */
@@ -110,7 +121,7 @@ static void a_conversation_is_taken_up_again(void **state) {
     char fields[400];
     (void)state;
     fresh_store("again.db");
-    test_server *s = serve(model, NIB_KVDISK_AUTO);
+    test_server *s = serve(NIB_KVDISK_AUTO);
     snprintf(fields, sizeof fields, "talk=0&parent=0&text=%s", long_text);
     say(s, 1, fields);
     test_serve_stop(s); /* writes what is still to be written */
@@ -118,7 +129,7 @@ static void a_conversation_is_taken_up_again(void **state) {
     int64_t whole = (message(2).n_prompt + message(2).n_generated - 1) / NIB_PAGE;
     assert_true(whole >= 2);
     assert_int_equal(kept_files(), whole);
-    s = serve(model, NIB_KVDISK_AUTO);
+    s = serve(NIB_KVDISK_AUTO);
     say(s, 1, "talk=1&parent=2&text=And+more%3F");
     int64_t cached = message(4).n_cached;
     assert_true(cached >= NIB_PAGE);
@@ -128,7 +139,7 @@ static void a_conversation_is_taken_up_again(void **state) {
     assert_true(metric(s, "kv_disk_bytes") > 0);
     /* another conversation that begins alike finds nothing on disk, but what is in memory */
     test_serve_stop(s);
-    s = serve(model, NIB_KVDISK_AUTO);
+    s = serve(NIB_KVDISK_AUTO);
     say(s, 2, fields);
     assert_int_equal(message(6).n_cached, 0);
     assert_true(metric(s, "kv_disk_pages_read_total") == 0);
@@ -147,7 +158,7 @@ static void a_conversation_is_taken_up_again(void **state) {
     test_serve_stop(s);
     assert_int_equal(kept_files(), now);
     /* deleted: its files too, others' not */
-    s = serve(model, NIB_KVDISK_AUTO);
+    s = serve(NIB_KVDISK_AUTO);
     assert_int_equal(submit(s, "/ui/delete", "talk=1&current=0"), 303);
     assert_true(kept_files() > 0);
     assert_true(kept_files() < now);
@@ -165,7 +176,7 @@ static void swept_and_switched_off(void **state) {
     (void)state;
     fresh_store("swept.db");
     snprintf(fields, sizeof fields, "talk=0&parent=0&text=%s", long_text);
-    test_server *s = serve(model, NIB_KVDISK_AUTO);
+    test_server *s = serve(NIB_KVDISK_AUTO);
     say(s, 1, fields);
     say(s, 2, fields);
     test_serve_stop(s);
@@ -174,10 +185,10 @@ static void swept_and_switched_off(void **state) {
     test_ok(nib_store_open(&st, store, &e), &e);
     test_ok(nib_talk_delete(st, 2, &e), &e);
     nib_store_close(st);
-    s = serve(model, NIB_KVDISK_AUTO);
+    s = serve(NIB_KVDISK_AUTO);
     assert_true(kept_files() < n);
     test_serve_stop(s);
-    s = serve(model, 0);
+    s = serve(0);
     assert_int_equal(kept_files(), 0);
     say(s, 1, "talk=1&parent=2&text=And+more%3F");
     assert_int_equal(message(6).n_cached, 0);
@@ -188,10 +199,105 @@ static void swept_and_switched_off(void **state) {
     char path[4096];
     snprintf(path, sizeof path, "%.4000s-kv", store);
     test_ok(nib_file_write(path, "x", 1, &e), &e);
-    s = serve(model, NIB_KVDISK_AUTO);
+    s = serve(NIB_KVDISK_AUTO);
     say(s, 1, fields);
     assert_true(message(2).n_generated > 0);
     assert_true(metric(s, "kv_disk_bytes") < 0);
+    test_serve_stop(s);
+}
+
+/* Memory forgets a conversation because others need the room; the disk does not. */
+static void evicted_from_memory(void **state) {
+    char fields[400], ask[1200];
+    (void)state;
+    fresh_store("evicted.db");
+    snprintf(fields, sizeof fields, "talk=0&parent=0&text=%s", long_text);
+    test_server *s = serve_with(NIB_KVDISK_AUTO, 1, 0); /* sixteen pages */
+    say(s, 1, fields);
+    say(s, 1, "talk=1&parent=2&text=More%3F");
+    int64_t kept = message(4).n_cached;
+    assert_true(kept >= NIB_PAGE); /* from memory */
+    assert_true(metric(s, "kv_disk_pages_read_total") == 0);
+    for (int i = 0; i < 2; i++) {
+        memset(ask, 'a' + i, sizeof ask);
+        memcpy(ask, "{\"prompt\":\"", 11);
+        strcpy(ask + 950, "\",\"max_tokens\":8}");
+        assert_int_equal(test_post(s->port, "/v1/completions", ask)->status, 200);
+    }
+    say(s, 1, "talk=1&parent=4&text=And+more%3F");
+    assert_true(message(6).n_cached >= kept);
+    assert_true(metric(s, "kv_disk_pages_read_total") == (double)(message(6).n_cached / NIB_PAGE));
+    test_serve_stop(s);
+}
+
+/* Several conversations at a time, more than there is room for, twice. */
+static void many_at_a_time(void **state) {
+    enum { N = 6 };
+    char fields[400], path[32];
+    (void)state;
+    fresh_store("many.db");
+    int64_t last[N + 1] = {0};
+    for (int round = 0; round < 2; round++) {
+        test_server *s = serve_with(NIB_KVDISK_AUTO, 3, 1024);
+        for (int64_t i = 1; i <= N; i++) {
+            snprintf(fields, sizeof fields, "talk=%lld&parent=%lld&text=%lld.+%s",
+                     (long long)(round ? i : 0), (long long)last[i], (long long)i, long_text);
+            assert_int_equal(submit(s, "/ui/say", fields), 303);
+            last[i] = round * 2 * N + 2 * i;
+        }
+        for (int64_t i = 1; i <= N; i++) {
+            snprintf(path, sizeof path, "/c/%lld", (long long)i);
+            assert_int_equal(test_ask(s->port, "GET", path, headers(false), NULL)->status, 200);
+            nib_turn t = message(last[i]);
+            assert_int_equal(t.state, NIB_TURN_WHOLE);
+            if (round) assert_true(t.n_cached >= NIB_PAGE);
+        }
+        if (round) assert_true(metric(s, "kv_disk_pages_read_total") >= N);
+        test_serve_stop(s);
+    }
+}
+
+/* kill -9 at any moment: what is on disk is whole, and the conversation goes on. */
+static void killed(void **state) {
+    char fields[400], line[512];
+    (void)state;
+    fresh_store("killed.db");
+    int64_t last = 0;
+    for (int round = 0; round < 3; round++) {
+        int fd[2], status;
+        assert_int_equal(pipe(fd), 0);
+        pid_t child = fork();
+        assert_true(child >= 0);
+        if (child == 0) {
+            dup2(fd[1], 2);
+            execl(NIB_COMMAND, "nib", "serve", model, "--port", "0", "--store", store, "--threads",
+                  "1", "--ctx", "1024", "-n", "40", "--ignore-memory", (char *)NULL);
+            _exit(127);
+        }
+        close(fd[1]);
+        FILE *log = fdopen(fd[0], "r");
+        test_server s = {0};
+        while (fgets(line, sizeof line, log) && !strstr(line, "ready:")) {
+            const char *at = strstr(line, "127.0.0.1:");
+            if (at) s.port = atoi(at + 10);
+        }
+        assert_true(s.port > 0);
+        browse(&s);
+        snprintf(fields, sizeof fields, "talk=%d&parent=%lld&text=%s", round > 0, (long long)last,
+                 long_text);
+        say(&s, 1, fields);
+        last += 2;
+        usleep((unsigned)round * 2000);
+        kill(child, SIGKILL);
+        waitpid(child, &status, 0);
+        fclose(log);
+        assert_int_equal(message(last).state, NIB_TURN_WHOLE);
+    }
+    test_server *s = serve(NIB_KVDISK_AUTO);
+    snprintf(fields, sizeof fields, "talk=1&parent=%lld&text=More%%3F", (long long)last);
+    say(s, 1, fields);
+    assert_true(message(last + 2).n_generated > 0);
+    assert_true(metric(s, "kv_disk_pages_refused_total") == 0);
     test_serve_stop(s);
 }
 
@@ -199,6 +305,9 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_conversation_is_taken_up_again),
         cmocka_unit_test(swept_and_switched_off),
+        cmocka_unit_test(evicted_from_memory),
+        cmocka_unit_test(many_at_a_time),
+        cmocka_unit_test(killed),
     };
     return cmocka_run_group_tests(tests, make_model, NULL);
 }
