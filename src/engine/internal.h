@@ -59,7 +59,7 @@ const nib_page_store *nib_saver_store(const nib_saver *v);
 /* Pages of one timeline from its beginning, which get a reference until they are written. */
 void nib_saver_put(nib_saver *v, int64_t owner, uint8_t *const *pages, const int32_t *tokens,
                    int64_t n);
-/* Gives up what waits, and all references; false when there was none. */
+/* Gives back references: of what is written, or else of what is not yet. False: there are none. */
 bool nib_saver_release(nib_saver *v);
 void nib_saver_reap(nib_saver *v);  /* references to what is written */
 void nib_saver_flush(nib_saver *v); /* waits until everything is written */

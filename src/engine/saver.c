@@ -2,8 +2,9 @@
  *
  * What is to be kept is not copied: each page gets one reference more, and a page with more than
  * one is never written. References belong to the engine's thread, so the saver's thread only moves
- * what it is done with to another list, from which the engine's takes the references back, at the
- * latest when it wants pages and there are none: then what still waits is given up too. */
+ * what it is done with to another list, from which the engine's takes the references back. When the
+ * engine wants pages and there are none, what still waits is given up, one timeline after the
+ * other: its next reply tries again. */
 #include <pthread.h>
 #include <signal.h>
 #include "engine/internal.h"
@@ -172,12 +173,19 @@ void nib_saver_put(nib_saver *v, int64_t owner, uint8_t *const *pages, const int
 bool nib_saver_release(nib_saver *v) {
     if (!v) return false;
     pthread_mutex_lock(&v->lock);
-    save *given_up = v->waiting;
-    v->waiting = NULL;
-    v->n_waiting = 0;
-    v->hurry = true;
-    while (v->now) pthread_cond_wait(&v->went, &v->lock);
-    v->hurry = false;
+    save **last = &v->waiting, *given_up = NULL;
+    if (v->done) {
+        /* enough for now */
+    } else if (v->waiting) { /* the newest: the oldest is the next to be written */
+        while ((*last)->next) last = &(*last)->next;
+        given_up = *last;
+        *last = NULL;
+        v->n_waiting--;
+    } else {
+        v->hurry = true;
+        while (v->now) pthread_cond_wait(&v->went, &v->lock);
+        v->hurry = false;
+    }
     bool any = given_up || v->done;
     pthread_mutex_unlock(&v->lock);
     free_all(v, given_up);

@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include "httpclient.h"
+#include "scriptmodel.h"
 #include "store/store.h"
 #include "tinymodel.h"
 
@@ -14,8 +15,9 @@ static nib_error e;
 static char cookie[128], token[64], store[4096], model[4096];
 
 static const char long_text[] =
-    "Tell+me+about+tulips+and+lentils,+about+leaves+and+roots,+how+they+"
-    "came+here,+and+by+whom,+and+when,+and+what+for.";
+    "Tell+me+about+tulips+and+lentils,+about+leaves+and+roots,+how+they+came+here,+and+by+whom,+"
+    "and+"
+    "when,+and+what+for,+and+what+became+of+those+who+brought+them,+and+of+their+gardens";
 
 static const char *headers(bool posts) {
     static char h[400];
@@ -106,10 +108,11 @@ static double metric(test_server *s, const char *name) {
     return at ? atof(at + strlen(line) + strcspn(at + strlen(line), " ")) : -1;
 }
 
-static int make_model(void **state) {
+static int make_model(void **state) { /* its replies end with their limit only */
+    static const test_line lines[] = {
+        {"\n", "one ", 9}, {"one ", "two ", 9}, {"two ", "one ", 9}, {NULL, NULL, 0}};
     (void)state;
-    const test_tiny t = {.chat_template = test_chatml, .n_ctx = 1024, .n_embd = 128};
-    snprintf(model, sizeof model, "%s", test_tiny_model("kvdisk.gguf", &t));
+    snprintf(model, sizeof model, "%s", test_script_model("kvdisk.gguf", test_chatml, 1024, lines));
     return 0;
 }
 
@@ -238,6 +241,7 @@ static void many_at_a_time(void **state) {
     fresh_store("many.db");
     int64_t last[N + 1] = {0};
     for (int round = 0; round < 2; round++) {
+        int n_kept = 0;
         test_server *s = serve_with(NIB_KVDISK_AUTO, 3, 1024);
         for (int64_t i = 1; i <= N; i++) {
             snprintf(fields, sizeof fields, "talk=%lld&parent=%lld&text=%lld.+%s",
@@ -250,9 +254,11 @@ static void many_at_a_time(void **state) {
             assert_int_equal(test_ask(s->port, "GET", path, headers(false), NULL)->status, 200);
             nib_turn t = message(last[i]);
             assert_int_equal(t.state, NIB_TURN_WHOLE);
-            if (round) assert_true(t.n_cached >= NIB_PAGE);
+            assert_int_equal(t.n_generated, 40);
+            n_kept += t.n_cached >= NIB_PAGE; /* pages may be wanted before they are written */
         }
-        if (round) assert_true(metric(s, "kv_disk_pages_read_total") >= N);
+        if (round) assert_true(n_kept > 0);
+        if (round) assert_true(metric(s, "kv_disk_pages_read_total") >= n_kept);
         test_serve_stop(s);
     }
 }
@@ -284,7 +290,7 @@ static void killed(void **state) {
         assert_true(s.port > 0);
         browse(&s);
         snprintf(fields, sizeof fields, "talk=%d&parent=%lld&text=%s", round > 0, (long long)last,
-                 long_text);
+                 round ? "More%3F" : long_text);
         say(&s, 1, fields);
         last += 2;
         usleep((unsigned)round * 2000);
