@@ -21,12 +21,18 @@ typedef struct block {
 } block;
 _Static_assert(2 * sizeof(block) <= MM_SCRATCH, "the scratch holds two blocks");
 
-/* p: codes, s: scales of the block */
-INLINE void expand(nib_dtype t, const uint8_t *p, const uint8_t *s, block *o) {
+/* p: codes, s: scales of the block; then, then_s: from these to those of the block that comes next,
+ * which memory is asked for */
+INLINE void expand(nib_dtype t, const uint8_t *p, const uint8_t *s, ptrdiff_t then,
+                   ptrdiff_t then_s, block *o) {
     super plain;
+    for (size_t i = 0; i < scale_bytes_of(t); i += 64)
+        _mm_prefetch((const char *)s + then_s + i, _MM_HINT_T0);
     super_scales(t, s, &plain);
     for (int g = 0; g < 8; g++, p += code_bytes_of(t)) {
         __m512i w[8];
+        for (size_t i = 0; i < code_bytes_of(t); i += 64)
+            _mm_prefetch((const char *)p + then + i, _MM_HINT_T0);
         codes(t, p, w);
         UNROLL
         for (int i = 0; i < 8; i++) {
@@ -182,11 +188,13 @@ static void (*const passes[])(const job *o) = {
 
 #define NIB_P16(...)
 #define NIB_P16K(T, ...)                                                                           \
-    static void expand_##T(const uint8_t *p, const uint8_t *s, block *o) {                         \
-        expand(NIB_##T, p, s, o);                                                                  \
+    static void expand_##T(const uint8_t *p, const uint8_t *s, ptrdiff_t then, ptrdiff_t then_s,   \
+                           block *o) {                                                             \
+        expand(NIB_##T, p, s, then, then_s, o);                                                    \
     }
 #include "kernels/p16.def"
-static void (*const expanders[])(const uint8_t *p, const uint8_t *s, block *o) = {
+static void (*const expanders[])(const uint8_t *p, const uint8_t *s, ptrdiff_t then,
+                                 ptrdiff_t then_s, block *o) = {
 #define NIB_P16(...)
 #define NIB_P16K(T, ...) [NIB_##T] = expand_##T,
 #include "kernels/p16.def"
@@ -215,13 +223,18 @@ void nib_amx_mm_k(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, fl
             o.rows[r] = (__mmask16)((1u << nib_mm_rows(w, p + r)) - 1);
         }
         for (o.b = 0; o.b < n_blocks; o.b++) {
+            o.first = o.b == 0;
+            o.last = o.b + 1 == n_blocks;
+            ptrdiff_t then = (ptrdiff_t)(8 * f->code_bytes), then_s = f->scale_bytes;
+            if (o.last) {
+                then = w->packed ? together * (ptrdiff_t)w->stride - o.b * then : 0;
+                then_s = w->packed ? together * (ptrdiff_t)w->stride - o.b * then_s : 0;
+            }
             for (int r = 0; r < o.nr; r++)
                 expanders[w->dtype](panel[r] + (size_t)o.b * 8 * f->code_bytes,
                                     panel[r] + (size_t)(w->k / 32) * f->code_bytes +
                                         (size_t)o.b * f->scale_bytes,
-                                    &blocks[r]);
-            o.first = o.b == 0;
-            o.last = o.b + 1 == n_blocks;
+                                    then, then_s, &blocks[r]);
             passes[w->dtype](&o);
         }
         int64_t t0 = a->n_tok / NT * NT; /* fewer than 16 tokens wait in acc */

@@ -110,20 +110,16 @@ INLINE void walk(nib_dtype t, int nr, int of, int nt, const job *o) {
 
 /* ---- blocks of 256 ---- */
 
-/* Minima times the sums of what they stand for. */
-INLINE __m512i min_sums(nib_dtype t, const super *plain, const nib_act *a, int64_t at) {
-    const int16_t *sums = has_16(t) ? a->ks16 + at * 16 : a->ks32 + at * 8;
-    const int n = has_16(t) ? 8 : 4;
-    __m512i sum = _mm512_setzero_si512();
-    UNROLL
-    for (int j = 0; j < n; j++) sum = dpwssd(sum, pairs(plain->min + 2 * j), bcast32(sums + 2 * j));
-    return sum;
+/* Sums of 16 columns fit a signed word (15 * 127 * 16 does): one instruction scales and adds. */
+INLINE bool fits_word(nib_dtype t) {
+    return t == NIB_Q4_K || t == NIB_Q3_K || t == NIB_Q2_K;
 }
 
 INLINE void walk_k(nib_dtype t, int nr, int of, int nt, const job *o) {
     const nib_act *a = o->a;
     const size_t line = code_bytes_of(t), side = scale_bytes_of(t);
-    const int parts = has_16(t) ? 2 : 1, lines = 8 / parts;
+    const int parts = has_16(t) || fits_word(t) ? 2 : 1, lines = 8 / parts;
+    const int n_min = has_min(t) ? has_16(t) ? 8 : 4 : 0; /* pairs of minima */
     const int64_t n = o->n_groups / 8;
     const uint8_t *p = o->panel, *s = p + (size_t)o->n_groups * line;
     __m512 acc[AVX512_FEW][WIDE];
@@ -139,7 +135,7 @@ INLINE void walk_k(nib_dtype t, int nr, int of, int nt, const job *o) {
     int64_t b = 0, at = 0;
     do {
         super plain[WIDE];
-        __m512i isum[AVX512_FEW][WIDE], above[AVX512_FEW];
+        __m512i isum[AVX512_FEW][WIDE], above[AVX512_FEW], mins[WIDE][8];
         const bool end = b == n - 1;
         const ptrdiff_t ahead = aheads[end], ahead_s = aheads_s[end];
         UNROLL
@@ -147,6 +143,8 @@ INLINE void walk_k(nib_dtype t, int nr, int of, int nt, const job *o) {
             const uint8_t *sr = s + (size_t)r * o->stride;
             fetch(sr + ahead_s, side);
             super_scales(t, sr, &plain[r]);
+            UNROLL
+            for (int j = 0; j < n_min; j++) mins[r][j] = pairs(plain[r].min + 2 * j);
         }
         ROLLED
         for (int i = 0; i < nt; i++) {
@@ -186,10 +184,15 @@ INLINE void walk_k(nib_dtype t, int nr, int of, int nt, const job *o) {
                             for (int r = 0; r < of; r++) sum[r] = dpbusd(sum[r], w[r][l], x);
                         }
                         UNROLL
-                        for (int r = 0; r < of; r++)
-                            isum[i][r0 + r] = _mm512_add_epi32(
-                                isum[i][r0 + r],
-                                _mm512_mullo_epi32(sum[r], s8x16(plain[r0 + r].sc[parts * j + h])));
+                        for (int r = 0; r < of; r++) {
+                            __m512i *to = &isum[i][r0 + r];
+                            __m512i sc = s8x16(plain[r0 + r].sc[has_16(t) ? 2 * j + h : j]);
+                            /* of a sum the upper word is its sign only: times nothing */
+                            if (t == NIB_Q3_K) sc = _mm512_and_si512(sc, _mm512_set1_epi32(65535));
+                            *to = fits_word(t)
+                                      ? dpwssd(*to, sum[r], sc)
+                                      : _mm512_add_epi32(*to, _mm512_mullo_epi32(sum[r], sc));
+                        }
                     }
                 }
             }
@@ -197,13 +200,21 @@ INLINE void walk_k(nib_dtype t, int nr, int of, int nt, const job *o) {
         ROLLED
         for (int i = 0; i < nt; i++) {
             __m512 d = _mm512_set1_ps(a->kd[at + i]);
+            __m512i imin[WIDE];
+            UNROLL
+            for (int r = 0; r < nr; r++) imin[r] = _mm512_setzero_si512();
+            UNROLL
+            for (int j = 0; j < n_min; j++) {
+                const int16_t *sums = has_16(t) ? a->ks16 + (at + i) * 16 : a->ks32 + (at + i) * 8;
+                __m512i x = bcast32(sums + 2 * j);
+                UNROLL
+                for (int r = 0; r < nr; r++) imin[r] = dpwssd(imin[r], mins[r][j], x);
+            }
             UNROLL
             for (int r = 0; r < nr; r++) {
                 const uint8_t *sr = s + (size_t)r * o->stride;
                 __m512 v = _mm512_mul_ps(_mm512_cvtepi32_ps(isum[i][r]), super_s(t, sr));
-                if (has_min(t))
-                    v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(min_sums(t, &plain[r], a, at + i)),
-                                        super_m(sr), v);
+                if (has_min(t)) v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(imin[r]), super_m(sr), v);
                 acc[i][r] = _mm512_fmadd_ps(v, d, acc[i][r]);
             }
         }
