@@ -85,7 +85,8 @@ typedef struct room {
     uint8_t *k, *v; /* pages one after the other */
     size_t page;    /* bytes */
     int n_pages;
-    float *q, *m, *s, *o, *scores;
+    float *q, *m, *s, *o;
+    void *scratch;
     const float **qs;
     int64_t *lo, *hi;
 } room;
@@ -121,7 +122,7 @@ static void room_make(room *r, const nib_kernels *k, nib_kv_type type, int d, in
     r->m = need(nib_alloc(MAX_Q * 4));
     r->s = need(nib_alloc(MAX_Q * 4));
     r->o = need(nib_alloc((size_t)MAX_Q * (size_t)d * 4));
-    r->scores = need(nib_alloc((size_t)MAX_Q * NIB_ATTN_CHUNK * 4));
+    r->scratch = need(nib_alloc(nib_attn_scratch(d, d)));
     r->qs = need(nib_alloc(MAX_Q * sizeof *r->qs));
     r->lo = need(nib_calloc(MAX_Q, sizeof *r->lo));
     r->hi = need(nib_calloc(MAX_Q, sizeof *r->hi));
@@ -134,7 +135,7 @@ static void room_make(room *r, const nib_kernels *k, nib_kv_type type, int d, in
 static void room_free(room *r) {
     nib_free_pages(r->k, r->page * (size_t)r->n_pages);
     nib_free_pages(r->v, r->page * (size_t)r->n_pages);
-    nib_free(r->q), nib_free(r->m), nib_free(r->s), nib_free(r->o), nib_free(r->scores);
+    nib_free(r->q), nib_free(r->m), nib_free(r->s), nib_free(r->o), nib_free(r->scratch);
     nib_free(r->qs), nib_free(r->lo), nib_free(r->hi);
 }
 
@@ -151,7 +152,8 @@ static void run_chunk(const room *r, const nib_kernels *k, nib_kv_type type, int
                   .m = r->m,
                   .s = r->s,
                   .o = r->o,
-                  .scores = r->scores};
+                  .more = chunk > 0,
+                  .scratch = r->scratch};
     for (int p = 0; p < NIB_ATTN_PAGES; p++) {
         size_t at = (size_t)(chunk * NIB_ATTN_PAGES + p) * r->page;
         a.k[p] = r->k + at, a.v[p] = r->v + at;

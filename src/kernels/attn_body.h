@@ -12,31 +12,16 @@
  * blocks run over them. */
 #ifndef NIB_KERNELS_ATTN_BODY_H
 #define NIB_KERNELS_ATTN_BODY_H
+#include "kernels/attn_parts.h"
 
 enum {
-    GROUP = 96,  /* queries that share an unpacked piece of K or V */
-    DEPTH = 128, /* of K's D columns at a time; wider heads continue the sums */
+    GROUP = NIB_ATTN_GROUP, /* queries that share an unpacked piece of K or V */
+    DEPTH = 128,            /* of K's D columns at a time; wider heads continue the sums */
     /* floats between packed queries: no power of two, or they would share cache sets */
     Q_ROW = DEPTH + 16,
     SPAN = 128, /* positions of V at a time */
-    COLS = 16 * ATTN_W,
-    CHUNK = NIB_ATTN_CHUNK /* floats between rows of scores */
+    COLS = 16 * ATTN_W
 };
-
-typedef struct span {
-    int lo, hi; /* positions within the chunk; empty when hi <= lo */
-} span;
-
-static span query_span(const nib_attn *a, int i) {
-    int64_t lo = a->lo[i] - a->pos0, hi = a->hi[i] - a->pos0;
-    return (span){(int)NIB_MIN(NIB_MAX(lo, 0), CHUNK), (int)NIB_MAX(NIB_MIN(hi, CHUNK), 0)};
-}
-
-/* Both, and what lies between. */
-static span join(span a, span b) {
-    if (b.lo >= b.hi) return a;
-    return (span){NIB_MIN(a.lo, b.lo), NIB_MAX(a.hi, b.hi)};
-}
 
 /* ---- the scores ---- */
 
@@ -252,7 +237,9 @@ static void attn_group(const nib_attn *a, int q0, int n) {
     _Alignas(64) float packed[GROUP * Q_ROW], piece[NIB_MAX(DEPTH, SPAN) * COLS], out[GROUP * COLS];
     span s[GROUP];
     block blocks[GROUP];
-    float *scores = a->scores + (size_t)q0 * CHUNK;
+    float *scores = a->scratch;
+    float m[GROUP], sum[GROUP];
+    blend w[GROUP / 16];
     span all = {CHUNK, 0};
     const int n_blocks = (n + ATTN_Q - 1) / ATTN_Q;
     for (int j = 0, at = 0; j < n_blocks; j++) {
@@ -286,11 +273,12 @@ static void attn_group(const nib_attn *a, int q0, int n) {
     }
 
     for (int i = 0; i < n; i++) {
-        a->m[q0 + i] = -INFINITY;
-        a->s[q0 + i] = 0;
-        if (s[i].lo < s[i].hi)
-            a->s[q0 + i] = softmax_row(scores + i * CHUNK, s[i], a->softcap, &a->m[q0 + i]);
+        m[i] = -INFINITY;
+        sum[i] = 0;
+        if (s[i].lo < s[i].hi) sum[i] = softmax_row(scores + i * CHUNK, s[i], a->softcap, &m[i]);
     }
+    for (int i = 0; i < n; i += 16)
+        join_chunk(a, q0 + i, NIB_MIN(n - i, 16), m + i, sum + i, &w[i / 16]);
 
     for (int c0 = 0; c0 < a->dv; c0 += COLS) {
         const int nc = NIB_MIN(COLS, a->dv - c0);
@@ -303,8 +291,7 @@ static void attn_group(const nib_attn *a, int q0, int n) {
         }
         for (int i = 0; i < n; i++)
             for (int j = 0; j < nc; j += 16)
-                v_store_n(a->o + (int64_t)(q0 + i) * a->dv + c0 + j, v_load(out + i * COLS + j),
-                          nc - j);
+                join_out(a, q0 + i, c0 + j, v_load(out + i * COLS + j), &w[i / 16], i % 16);
     }
 }
 #endif

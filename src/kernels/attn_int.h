@@ -5,8 +5,8 @@
  * weights of a chunk, which the scale of the value they meet has been multiplied into: so sums over
  * D and over the positions of a chunk are exact in 32 bits, and neither their order nor the zeros
  * of what a query does not see matter. That is what lets sets multiply as suits them: pairs of 16
- * bits, or planes of 8 (x86_amx_vec.c). What lies between the products, softmax_int, is one recipe
- * in floats.
+ * bits, or planes of 8 (x86_amx_vec.c). What lies between the products, softmax_int (attn_parts.h),
+ * is one recipe in floats.
  *
  * Queries and keys are turned by a Hadamard transform first, which leaves their products alone and
  * spreads a few large columns, such as many models' keys have, over all of them. */
@@ -87,75 +87,6 @@ static void query_i16(float *q, int d) {
     memcpy(q, x, (size_t)d * sizeof *x);
     memcpy((uint8_t *)q + (size_t)d * sizeof *x, &scale, sizeof scale);
 }
-static float query_scale(const nib_attn *a, int i) {
-    return nib_bits_f32(nib_load_u32((const uint8_t *)a->q[i] + (size_t)a->d * 2));
-}
-
-/* ---- the softmax of one query ---- */
-
-/* 2^x for x <= 0, relative error 7e-6 (our own fit); 0 below -150. */
-LANE v16 v_exp2(v16 x) {
-    x = v_max(v_set1(-150.0f), x); /* in this order of arguments NaN passes */
-    const v16 n = v_round(x), f = v_sub(x, n);
-    v16 p = v_fma(v_set1(0x1.3c6e5cp-7f), f, v_set1(0x1.c96d5ep-5f));
-    p = v_fma(p, f, v_set1(0x1.ebfb3ep-3f));
-    p = v_fma(p, f, v_set1(0x1.62e2d2p-1f));
-    return v_scale2(v_fma(p, f, v_set1(1.0f)), n);
-}
-
-/* What a chunk's scores became. */
-typedef struct weighed {
-    float m, s; /* as nib_attn says */
-    float unit; /* of what the integer weights add up to */
-} weighed;
-
-/* x: sums of products times the scale of their key, of the positions [s.lo, s.hi) and those that
- * fill up their 16s; destroyed. q: the query's scale; v: the scales of values. u: integer weights,
- * of whole 16s. */
-LANE weighed softmax_int(float *x, span s, float q, float softcap, const float *v, int16_t *u) {
-    const int t0 = s.lo & ~15, t1 = (s.hi + 15) & ~15;
-    weighed r;
-    if (softcap > 0) {
-        for (int i = t0; i < t1; i += 16)
-            v_store(x + i, v_softcap(v_mul(v_load(x + i), v_set1(q)), softcap));
-        q = 1;
-    }
-    for (int i = t0; i < s.lo; i++) x[i] = -INFINITY;
-    for (int i = s.hi; i < t1; i++) x[i] = -INFINITY;
-    v16 top = v_set1(-INFINITY), sum = v_set1(0);
-    for (int i = t0; i < t1; i += 16) top = v_max(v_load(x + i), top);
-    float m = v_max_of(top);
-    if (m == -INFINITY) m = NAN; /* seen, but not to be weighed */
-    r.m = m * q;
-    const v16 vm = v_set1(m), in_bits = v_set1(q * 0x1.715476p+0f);
-    top = v_set1(0);
-    for (int i = t0; i < t1; i += 16) {
-        const v16 p = v_exp2(v_mul(v_sub(v_load(x + i), vm), in_bits)), w = v_mul(p, v_load(v + i));
-        sum = v_add(sum, p);
-        top = v_max(w, top);
-        v_store(x + i, w);
-    }
-    r.s = v_sum(sum);
-    m = v_max_of(top);
-    if (!(r.s < INFINITY) || !(m > 0x1p-100f)) {
-        memset(u + t0, 0, (size_t)(t1 - t0) * sizeof *u);
-        r.unit = r.s < INFINITY ? 0 : NAN;
-        return r;
-    }
-    /* the scale of a value that is not seen may be anything */
-    for (int i = t0; i < s.lo; i++) x[i] = 0;
-    for (int i = s.hi; i < t1; i++) x[i] = 0;
-    const v16 inv = v_set1(NIB_KV_I16_WEIGHTS / m);
-    for (int i = t0; i < t1; i += 16) v_store_i16(u + i, v_mul(v_load(x + i), inv));
-    r.unit = m / NIB_KV_I16_WEIGHTS;
-    return r;
-}
-
-/* The scales of the chunk's keys or values, of the COLS positions each that hold [lo, hi). */
-static void gather_scales(const uint8_t *const *pages, int lo, int hi, float *out) {
-    for (int p = lo / COLS * COLS; p < hi; p += COLS)
-        memcpy(out + p, pages[p / NIB_PAGE] + 4 * (p % NIB_PAGE), COLS * sizeof *out);
-}
 
 /* ---- products of pairs ---- */
 
@@ -178,23 +109,16 @@ LANE void score_int(int nq, const int16_t *q, int row, const int16_t *k, int d, 
         v_store(scores + i * CHUNK + 16 * t, v_mul(w_floats(sum[i][t]), v_load(scale + 16 * t)));
 }
 
-typedef struct mix_job {
-    const uint8_t *const *pages;
-    int dv, width; /* columns, and those between rows */
-    int lo, hi;    /* pairs of positions */
-} mix_job;
-
-/* nt * 16 columns from c0 on. */
-LANE void mix_int(int nq, int nt, const mix_job *j, int c0, const int16_t *u, const float *unit,
-                  float *o) {
+/* nt * 16 columns from c0 on; pairs of positions that nobody sees are not read. 'width': columns
+ * between pairs. */
+LANE void mix_int(int nq, int nt, const nib_attn *a, int q0, span seen, int width, int c0,
+                  const int16_t *u, const blend *w) {
     w16 sum[ATTN_Q][ATTN_W];
     UNROLL for (int i = 0; i < nq; i++) UNROLL for (int t = 0; t < nt; t++) sum[i][t] = w_zero();
-    for (int p = j->lo, end; p < j->hi; p = end) {
-        const int in_page = p % (NIB_PAGE / 2), step = 2 * j->width;
-        end = NIB_MIN(p - in_page + NIB_PAGE / 2, j->hi);
-        const int16_t *v =
-            (const int16_t *)(const void *)(j->pages[p / (NIB_PAGE / 2)] + NIB_KV_I16_HEAD) +
-            in_page * step + 2 * c0;
+    for (int p = seen.lo / 2, end; p < (seen.hi + 1) / 2; p = end) {
+        const int in_page = p % (NIB_PAGE / 2), step = 2 * width;
+        end = NIB_MIN(p - in_page + NIB_PAGE / 2, (seen.hi + 1) / 2);
+        const int16_t *v = ints_of(a->v[p / (NIB_PAGE / 2)]) + in_page * step + 2 * c0;
         for (; p < end; p++, v += step) {
             line16 l[ATTN_W];
             UNROLL for (int t = 0; t < nt; t++) l[t] = w_line(v + 32 * t);
@@ -205,13 +129,13 @@ LANE void mix_int(int nq, int nt, const mix_job *j, int c0, const int16_t *u, co
         }
     }
     UNROLL for (int i = 0; i < nq; i++) UNROLL for (int t = 0; t < nt; t++)
-        v_store_n(o + i * j->dv + c0 + 16 * t, v_mul(w_floats(sum[i][t]), v_set1(unit[i])),
-                  j->dv - c0 - 16 * t);
+        join_out(a, q0 + i, c0 + 16 * t, v_mul(w_floats(sum[i][t]), v_set1(w->unit[i])), w, i);
 }
 
-__attribute__((noinline)) static void score_block_int(int n, const int16_t *q, int row,
-                                                      const int16_t *k, int d, const float *scale,
-                                                      float *scores, soon v) {
+/* Not inlined: gcc finds registers for one of these at a time. */
+#define STAGE __attribute__((noinline)) static
+STAGE void score_block_int(int n, const int16_t *q, int row, const int16_t *k, int d,
+                           const float *scale, float *scores, soon v) {
     switch (n) {
 #define X(N)                                                                                       \
     case N: score_int(N, q, row, k, d, scale, scores, v); break;
@@ -219,71 +143,51 @@ __attribute__((noinline)) static void score_block_int(int n, const int16_t *q, i
 #undef X
     }
 }
-__attribute__((noinline)) static void mix_block_int(int n, const mix_job *j, int c0,
-                                                    const int16_t *u, const float *unit, float *o) {
+STAGE void mix_block_int(int n, const nib_attn *a, int q0, span seen, int width, int c0,
+                         const int16_t *u, const blend *w) {
     switch (n) {
 #define X(N)                                                                                       \
-    case N: mix_int(N, ATTN_W, j, c0, u, unit, o); break;
+    case N: mix_int(N, ATTN_W, a, q0, seen, width, c0, u, w); break;
         ATTN_CASES(X)
 #undef X
     }
 }
 /* What is left of columns: fewer vectors than a block is wide. */
-__attribute__((noinline)) static void mix_tail_int(int n, const mix_job *j, int c0,
-                                                   const int16_t *u, const float *unit, float *o) {
-    for (int i = 0; i < n; i++)
-        for (int c = c0; c < j->dv; c += 16)
-            mix_int(1, 1, j, c, u + i * CHUNK, unit + i, o + i * j->dv);
+STAGE void mix_tail_int(int n, const nib_attn *a, int q0, span seen, int width, int c0,
+                        const int16_t *u, const blend *w) {
+    for (int i = 0; i < n; i++) {
+        const blend one = {{w->unit[i]}, {w->before[i]}, {w->now[i]}};
+        for (int c = c0; c < a->dv; c += 16)
+            mix_int(1, 1, a, q0 + i, seen, width, c, u + i * CHUNK, &one);
+    }
 }
 
-static void attn_group_int(const nib_attn *a, int q0, int n) {
+static void attn_int(const nib_attn *a) {
     _Alignas(64) int16_t packed[ATTN_Q * INT_ROW], u[ATTN_Q * CHUNK];
     _Alignas(64) float k_scale[CHUNK], v_scale[CHUNK];
-    float unit[ATTN_Q];
-    const int row = a->d + 32;
-    const size_t v_width = NIB_ROUND_UP((size_t)a->dv, 16);
-    span s[GROUP], all = {CHUNK, 0};
-    for (int i = 0; i < n; i++) all = join(all, s[i] = query_span(a, q0 + i));
-    if (all.lo < all.hi) {
-        gather_scales(a->k, all.lo, all.hi, k_scale);
-        gather_scales(a->v, all.lo, all.hi, v_scale);
-    }
-    for (int first = 0, nq; first < n; first += nq) {
-        span seen = {CHUNK, 0};
-        float *scores = a->scores + (size_t)(q0 + first) * CHUNK;
-        nq = NIB_MIN(ATTN_Q, n - first);
-        for (int i = 0; i < nq; i++) {
-            seen = join(seen, s[first + i]);
-            memcpy(packed + i * row, a->q[q0 + first + i], (size_t)a->d * 2);
+    const int row = a->d + 32, width = (int)NIB_ROUND_UP((size_t)a->dv, 16);
+    float *scores = a->scratch;
+    gather_scales(a, k_scale, v_scale);
+    for (int q0 = 0, n; q0 < a->n_q; q0 += n) {
+        span s[ATTN_Q], seen = {CHUNK, 0};
+        n = NIB_MIN(ATTN_Q, a->n_q - q0);
+        for (int i = 0; i < n; i++) {
+            seen = join(seen, s[i] = query_span(a, q0 + i));
+            memcpy(packed + i * row, a->q[q0 + i], (size_t)a->d * 2);
         }
         for (int p = seen.lo / COLS * COLS; p < seen.hi; p += COLS) {
-            const uint8_t *page = a->k[p / NIB_PAGE] + NIB_KV_I16_HEAD;
-            const int tile = p % NIB_PAGE / 16;
+            const int in_page = p % NIB_PAGE;
             /* while K is multiplied, the V of the same positions comes in */
-            const soon v = {a->v[p / NIB_PAGE] + NIB_KV_I16_HEAD +
-                                (size_t)(p % NIB_PAGE) * v_width * 2,
-                            v_width * COLS * 4 / (size_t)a->d};
-            score_block_int(nq, packed, row, (const int16_t *)(const void *)page + tile * a->d * 16,
-                            a->d, k_scale + p, scores + p, v);
+            const soon v = {a->v[p / NIB_PAGE] + NIB_KV_I16_HEAD + in_page * width * 2,
+                            (size_t)(width * COLS * 4 / a->d)};
+            score_block_int(n, packed, row, ints_of(a->k[p / NIB_PAGE]) + in_page * a->d, a->d,
+                            k_scale + p, scores + p, v);
         }
-        /* pairs that no query of the block sees are not read */
-        const mix_job j = {a->v, a->dv, (int)v_width, seen.lo / 2, (seen.hi + 1) / 2};
-        for (int i = 0; i < nq; i++) {
-            const int at = q0 + first + i;
-            const span own = s[first + i];
-            a->m[at] = -INFINITY, a->s[at] = 0, unit[i] = 0;
-            if (seen.lo < seen.hi)
-                memset(u + i * CHUNK + (seen.lo & ~15), 0,
-                       (size_t)(((seen.hi + 15) & ~15) - (seen.lo & ~15)) * sizeof *u);
-            if (own.lo >= own.hi) continue;
-            weighed w = softmax_int(scores + i * CHUNK, own, query_scale(a, at), a->softcap,
-                                    v_scale, u + i * CHUNK);
-            a->m[at] = w.m, a->s[at] = w.s, unit[i] = w.unit;
-        }
-        float *o = a->o + (int64_t)(q0 + first) * a->dv;
+        blend w;
+        weigh(a, q0, n, s, seen, scores, v_scale, u, &w);
         int c0 = 0;
-        for (; c0 + COLS <= (int)v_width; c0 += COLS) mix_block_int(nq, &j, c0, u, unit, o);
-        if (c0 < (int)v_width) mix_tail_int(nq, &j, c0, u, unit, o);
+        for (; c0 + COLS <= width; c0 += COLS) mix_block_int(n, a, q0, seen, width, c0, u, &w);
+        if (c0 < width) mix_tail_int(n, a, q0, seen, width, c0, u, &w);
     }
 }
 #endif

@@ -119,10 +119,10 @@ const char *nib_kv_name(nib_kv_type t);
 enum { NIB_KV_VERSION = 2 };
 enum { NIB_PAGE = 64, NIB_ATTN_CHUNK = 256, NIB_ATTN_PAGES = NIB_ATTN_CHUNK / NIB_PAGE };
 enum {
-    NIB_KV_I16_TOP = 2047,         /* largest integer of a query, key or value */
-    NIB_KV_I16_WEIGHTS = 4095,     /* of a weight: 256 * 4095 * 2047 < 2^31 */
-    NIB_KV_I16_MAX_D = 512,        /* 512 * 2047 * 2047 < 2^31 */
-    NIB_KV_I16_HEAD = NIB_PAGE * 4 /* bytes of scales before the integers */
+    NIB_KV_I16_TOP = 2047,          /* largest integer of a query, key or value */
+    NIB_KV_I16_WEIGHTS = 4095,      /* of a weight: 256 * 4095 * 2047 < 2^31 */
+    NIB_KV_I16_MAX_D = 512,         /* 512 * 2047 * 2047 < 2^31 */
+    NIB_KV_I16_HEAD = NIB_PAGE * 4, /* bytes of scales before the integers */
 };
 size_t nib_kv_head_bytes(nib_kv_type t,
                          int d); /* of K, and of V, of one head in one page; 0: D does not suit */
@@ -149,9 +149,12 @@ typedef struct nib_attn {
     const float *const *q; /* [n_q] pointers to D floats; I16: as attn_query left them */
     const int64_t *lo, *hi;
     float softcap;
+    bool more;        /* m, s and o hold what earlier chunks gave: they become those of all, with
+                         the numbers that attn_merge would give */
     float *m, *s, *o; /* [n_q], [n_q], [n_q, Dv] */
-    float *scores;    /* scratch: [n_q, NIB_ATTN_CHUNK] */
+    void *scratch;    /* nib_attn_scratch(D, Dv) bytes, 64-byte aligned */
 } nib_attn;
+size_t nib_attn_scratch(int d, int dv);
 
 typedef enum nib_rope_kind {
     NIB_ROPE_NONE,

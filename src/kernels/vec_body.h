@@ -3,6 +3,7 @@
 #ifndef NIB_KERNELS_VEC_BODY_H
 #define NIB_KERNELS_VEC_BODY_H
 #include "kernels/vecmath.h"
+#include "kernels/attn_parts.h"
 #include "kernels/attn_body.h"
 #include "kernels/attn_int.h"
 
@@ -225,13 +226,10 @@ static void vec_attn_query(nib_kv_type t, float *q, int d) {
     if (t == NIB_KV_I16) query_i16(q, d);
 }
 static void vec_attn(const nib_attn *a) {
-    for (int q0 = 0; q0 < a->n_q; q0 += GROUP) {
-        const int n = NIB_MIN(GROUP, a->n_q - q0);
-        if (a->type == NIB_KV_I16)
-            attn_group_int(a, q0, n);
-        else
-            attn_group(a, q0, n);
-    }
+    if (a->type == NIB_KV_I16)
+        attn_int(a);
+    else
+        for (int q0 = 0; q0 < a->n_q; q0 += GROUP) attn_group(a, q0, NIB_MIN(GROUP, a->n_q - q0));
 }
 
 /* Fills in every vector slot. */

@@ -11,9 +11,8 @@
 #include "ops/ops.h"
 
 enum {
-    MAX_Q =
-        96, /* query vectors a task stacks: as many as the kernel shares unpacked K and V among */
-    TOKENS = 16 /* tokens a prepare task takes */
+    MAX_Q = 192, /* query vectors a task stacks, which share what is unpacked of K and V */
+    TOKENS = 16  /* tokens a prepare task takes */
 };
 
 void nib_op_rope_table(nib_rows r, const nib_rope *rope, const int64_t *pos, float *cs) {
@@ -29,13 +28,14 @@ void nib_op_rope_table(nib_rows r, const nib_rope *rope, const int64_t *pos, flo
 }
 
 typedef struct scratch {
-    float *m, *s, *o, *m2, *s2, *o2, *scores;
+    float *m, *s, *o;
+    char *chunk;
     const float **q;
     int64_t *lo, *hi;
 } scratch;
 
 /* Lays the parts out from base; returns the bytes they take (base may be NULL). */
-static size_t carve(scratch *x, char *base, int dv) {
+static size_t carve(scratch *x, char *base, int d, int dv) {
     size_t at = 0;
 #define NIB_CARVE(field, count)                                                                    \
     do {                                                                                           \
@@ -45,10 +45,7 @@ static size_t carve(scratch *x, char *base, int dv) {
     NIB_CARVE(m, MAX_Q);
     NIB_CARVE(s, MAX_Q);
     NIB_CARVE(o, MAX_Q * dv);
-    NIB_CARVE(m2, MAX_Q);
-    NIB_CARVE(s2, MAX_Q);
-    NIB_CARVE(o2, MAX_Q * dv);
-    NIB_CARVE(scores, MAX_Q * NIB_ATTN_CHUNK);
+    NIB_CARVE(chunk, nib_attn_scratch(d, dv));
     NIB_CARVE(q, MAX_Q);
     NIB_CARVE(lo, MAX_Q);
     NIB_CARVE(hi, MAX_Q);
@@ -56,9 +53,9 @@ static size_t carve(scratch *x, char *base, int dv) {
     return at;
 }
 
-size_t nib_op_attention_scratch(int dv) {
+size_t nib_op_attention_scratch(int d, int dv) {
     scratch x;
-    return carve(&x, NULL, dv);
+    return carve(&x, NULL, d, dv);
 }
 
 static void norm_head(nib_worker *w, const nib_attention *a, const nib_norm *n, int64_t step,
@@ -120,8 +117,8 @@ static void visible(const nib_attention *a, const nib_run *run, int64_t t, int64
 
 /* The queries in x against chunk c of one kv head, of which positions before 'last' are seen. */
 static void attend_chunk(nib_worker *w, const nib_attention *a, const nib_run *run, int64_t c,
-                         int64_t last, int kv, int n_q, const scratch *x, float *m, float *s,
-                         float *o) {
+                         int64_t last, int kv, int n_q, const scratch *x, bool more, float *m,
+                         float *s, float *o) {
     nib_attn job = {.type = a->kv,
                     .d = a->d,
                     .dv = a->dv,
@@ -134,7 +131,8 @@ static void attend_chunk(nib_worker *w, const nib_attention *a, const nib_run *r
                     .m = m,
                     .s = s,
                     .o = o,
-                    .scores = x->scores};
+                    .more = more,
+                    .scratch = x->chunk};
     for (int p = 0; p < NIB_ATTN_PAGES; p++) {
         int64_t page = c * NIB_ATTN_PAGES + p;
         if (page * NIB_PAGE >= last) break;
@@ -162,14 +160,9 @@ static void attend(nib_worker *w, const nib_attention *a, const nib_run *run, in
             x->hi[at] = hi;
         }
     }
-    int64_t c = first / NIB_ATTN_CHUNK;
-    attend_chunk(w, a, run, c, last, kv, n_q, x, x->m, x->s, x->o);
-    for (c++; c * NIB_ATTN_CHUNK < last; c++) {
-        attend_chunk(w, a, run, c, last, kv, n_q, x, x->m2, x->s2, x->o2);
-        for (int i = 0; i < n_q; i++)
-            w->k->attn_merge(&x->m[i], &x->s[i], x->o + i * a->dv, x->m2[i], x->s2[i],
-                             x->o2 + i * a->dv, a->dv);
-    }
+    int64_t c0 = first / NIB_ATTN_CHUNK;
+    for (int64_t c = c0; c * NIB_ATTN_CHUNK < last; c++)
+        attend_chunk(w, a, run, c, last, kv, n_q, x, c > c0, x->m, x->s, x->o);
     for (int64_t i = 0; i < n; i++) {
         for (int h = 0; h < n_heads; h++) {
             int at = (int)i * n_heads + h;
@@ -213,7 +206,7 @@ static void attend_split(nib_worker *w, const nib_attention *a, const nib_run *r
             for (int g = 0; g < group; g++)
                 x->q[g] = q + (run->t0 * a->n_head + kv * group + g) * a->d;
             part p = part_of(a, kv * group, first + i / a->n_kv);
-            attend_chunk(w, a, run, c + i / a->n_kv, hi, kv, group, x, p.m, p.s, p.o);
+            attend_chunk(w, a, run, c + i / a->n_kv, hi, kv, group, x, false, p.m, p.s, p.o);
         }
         nib_sync(w);
         for (int head = (int)h0; head < h1; head++) {
@@ -238,7 +231,7 @@ void nib_op_attention(nib_worker *w, const nib_attention *a, const nib_run *runs
                       const float *v, float *out) {
     scratch x;
     assert(w->scratch);
-    carve(&x, w->scratch, a->dv);
+    carve(&x, w->scratch, a->d, a->dv);
     int group = a->n_head / a->n_kv;
     if (a->qk_full && (a->q_norm.w || a->k_norm.w)) norm_full(w, a, n_tok, q, k);
     nib_at(w, NIB_SECTION_ATTENTION);

@@ -225,11 +225,11 @@ typedef struct result {
 /* Queries [first, first + n) of the caller's. */
 static void attend(const nib_kernels *set, const cache *c, int64_t pos0, int first, int n,
                    const float *const *q, const int64_t *lo, const int64_t *hi, float softcap,
-                   result *out) {
-    float *scratch = nib_alloc((size_t)n * NIB_ATTN_CHUNK * sizeof *scratch);
+                   bool more, result *out) {
+    void *scratch = nib_alloc(nib_attn_scratch(c->d, c->dv));
     assert_non_null(scratch);
-    memset(scratch, 0xff, (size_t)n * NIB_ATTN_CHUNK * sizeof *scratch);
-    memset(out, 0xff, sizeof *out);
+    memset(scratch, 0xff, nib_attn_scratch(c->d, c->dv));
+    if (!more) memset(out, 0xff, sizeof *out);
     /* queries as the cache's type wants them, each its own allocation */
     const float *mine[MAX_Q];
     for (int i = 0; i < n; i++) {
@@ -251,7 +251,8 @@ static void attend(const nib_kernels *set, const cache *c, int64_t pos0, int fir
                   .m = out->m,
                   .s = out->s,
                   .o = out->o,
-                  .scores = scratch};
+                  .more = more,
+                  .scratch = scratch};
     /* pages that none of these queries sees are not there */
     int64_t from = INT64_MAX, to = 0;
     for (int i = first; i < first + n; i++)
@@ -365,20 +366,20 @@ static void test_chunk(void **state) {
                 cache_fill(&c, &r, (int)NIB_MAX(first, pos0),
                            (int)NIB_MIN(last, pos0 + NIB_ATTN_CHUNK));
 
-                attend(sets[0], &c, pos0, 0, n, q, lo, hi, softcap, &crowd);
+                attend(sets[0], &c, pos0, 0, n, q, lo, hi, softcap, false, &crowd);
                 for (int i = 0; i < n; i++, n_ref++)
                     compare_ref(&c, (int)NIB_MAX(lo[i], pos0),
                                 (int)NIB_MIN(hi[i], pos0 + NIB_ATTN_CHUNK), q[i], softcap,
                                 crowd.m[i], crowd.s[i], crowd.o + i * dv, &worst);
                 for (int s = 0; s < n_sets; s++) {
-                    attend(sets[s], &c, pos0, 0, n, q, lo, hi, softcap, &other);
+                    attend(sets[s], &c, pos0, 0, n, q, lo, hi, softcap, false, &other);
                     n_same += n;
                     assert_memory_equal(other.m, crowd.m, sizeof crowd.m);
                     assert_memory_equal(other.s, crowd.s, sizeof crowd.s);
                     assert_memory_equal(other.o, crowd.o, sizeof crowd.o);
                     for (int i = 0; i < n; i += n < 20 ? 1 : 7) {
                         const int some = NIB_MIN(1 + i % 3, n - i);
-                        attend(sets[s], &c, pos0, i, some, q, lo, hi, softcap, &alone);
+                        attend(sets[s], &c, pos0, i, some, q, lo, hi, softcap, false, &alone);
                         n_alone += some;
                         assert_memory_equal(alone.m, crowd.m + i, (size_t)some * 4);
                         assert_memory_equal(alone.s, crowd.s + i, (size_t)some * 4);
@@ -410,17 +411,23 @@ static void test_merge(void **state) {
         cache_fill(&c, &r, 0, MAX_PAGES * NIB_PAGE);
         for (size_t j = 0; j < NIB_ARRAY_LEN(spans); j++)
             for (int s = 0; s < n_sets; s++) {
+                static result both;
                 float q[D], o[DV], m = -INFINITY, sum = 0;
                 const float *qs = q;
                 fill(&r, q, D,
                      s % 2 ? 4.0f : 0.125f); /* also sharp ones: some chunks weigh nothing */
                 memset(o, 0xff, sizeof o);   /* nothing there yet, and not read */
                 for (int64_t p = 0; p < MAX_PAGES * NIB_PAGE; p += NIB_ATTN_CHUNK) {
-                    static result part;
-                    attend(sets[s], &c, p, 0, 1, &qs, &spans[j].lo, &spans[j].hi, 0, &part);
+                    static result part; /* a chunk alone */
+                    attend(sets[s], &c, p, 0, 1, &qs, &spans[j].lo, &spans[j].hi, 0, false, &part);
                     sets[s]->attn_merge(&m, &sum, o, part.m[0], part.s[0], part.o, DV);
+                    attend(sets[s], &c, p, 0, 1, &qs, &spans[j].lo, &spans[j].hi, 0, p > 0, &both);
                 }
                 if (m == -INFINITY) memset(o, 0, sizeof o);
+                /* joined by the kernel itself, the same */
+                assert_memory_equal(&both.m[0], &m, sizeof m);
+                assert_memory_equal(&both.s[0], &sum, sizeof sum);
+                assert_memory_equal(both.o, o, sizeof o);
                 double dm, ds, d_o[DV];
                 attend_ref(&c, (int)spans[j].lo, (int)spans[j].hi, q, 0, &dm, &ds, d_o);
                 sets[s]->attn_finish(o, sum, DV);
@@ -450,7 +457,7 @@ static void test_nan(void **state) {
         for (int i = 0; i < 16; i++) q[i] = q_mem + i * D, lo[i] = i == 5 ? 22 : 0, hi[i] = 12 + i;
         for (int s = 0; s < n_sets; s++) {
             static result out;
-            attend(sets[s], &c, 0, 0, 16, q, lo, hi, 0, &out);
+            attend(sets[s], &c, 0, 0, 16, q, lo, hi, 0, false, &out);
             for (int i = 0; i < 16; i++) {
                 if (lo[i] >= hi[i])
                     assert_true(out.m[i] == -INFINITY && out.s[i] == 0 && out.o[i * D] == 0);
@@ -463,7 +470,7 @@ static void test_nan(void **state) {
                 assert_true(isnan(o[3]) == (lo[i] < hi[i] && hi[i] > 20));
             }
             int64_t l = 24, h = 28; /* nothing but NaN */
-            attend(sets[s], &c, 0, 0, 1, q, &l, &h, 0, &out);
+            attend(sets[s], &c, 0, 0, 1, q, &l, &h, 0, false, &out);
             assert_true(isnan(out.m[0]) && isnan(out.s[0]) && isnan(out.o[0]));
         }
         cache_free(&c);
