@@ -86,7 +86,7 @@ typedef struct room {
     size_t page;    /* bytes */
     int n_pages;
     float *q, *m, *s, *o;
-    void *scratch;
+    float *scratch;
     const float **qs;
     int64_t *lo, *hi;
 } room;
@@ -122,7 +122,7 @@ static void room_make(room *r, const nib_kernels *k, nib_kv_type type, int d, in
     r->m = need(nib_alloc(MAX_Q * 4));
     r->s = need(nib_alloc(MAX_Q * 4));
     r->o = need(nib_alloc((size_t)MAX_Q * (size_t)d * 4));
-    r->scratch = need(nib_alloc(nib_attn_scratch(d, d)));
+    r->scratch = need(aligned_alloc(64, sizeof(float) * NIB_ATTN_GROUP * NIB_ATTN_CHUNK));
     r->qs = need(nib_alloc(MAX_Q * sizeof *r->qs));
     r->lo = need(nib_calloc(MAX_Q, sizeof *r->lo));
     r->hi = need(nib_calloc(MAX_Q, sizeof *r->hi));
@@ -135,7 +135,7 @@ static void room_make(room *r, const nib_kernels *k, nib_kv_type type, int d, in
 static void room_free(room *r) {
     nib_free_pages(r->k, r->page * (size_t)r->n_pages);
     nib_free_pages(r->v, r->page * (size_t)r->n_pages);
-    nib_free(r->q), nib_free(r->m), nib_free(r->s), nib_free(r->o), nib_free(r->scratch);
+    nib_free(r->q), nib_free(r->m), nib_free(r->s), nib_free(r->o), free(r->scratch);
     nib_free(r->qs), nib_free(r->lo), nib_free(r->hi);
 }
 

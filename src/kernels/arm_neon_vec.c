@@ -2,6 +2,7 @@
 #include "kernels/lanes_neon.h"
 #define ATTN_Q        5 /* 20 of 32 registers hold sums; with 24 gcc 12 spills */
 #define ATTN_W        1
+#define SOFT_ROWS     1
 #define ATTN_CASES(X) X(1) X(2) X(3) X(4) X(5)
 #include "kernels/vec_body.h"
 

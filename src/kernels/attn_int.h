@@ -4,8 +4,7 @@
  * Queries, keys and values are 12-bit integers with one float scale a vector, and so are the
  * weights of a chunk, which the scale of the value they meet has been multiplied into: so sums over
  * D and over the positions of a chunk are exact in 32 bits, and neither their order nor the zeros
- * of what a query does not see matter. That is what lets sets multiply as suits them: pairs of 16
- * bits, or planes of 8 (x86_amx_vec.c). What lies between the products, softmax_int (attn_parts.h),
+ * of what a query does not see matter. What lies between the products (softmax_int, attn_parts.h)
  * is one recipe in floats.
  *
  * Queries and keys are turned by a Hadamard transform first, which leaves their products alone and
@@ -162,6 +161,16 @@ STAGE void mix_tail_int(int n, const nib_attn *a, int q0, span seen, int width, 
     }
 }
 
+/* Integer weights of what a query sees, and zeros at what else is 'seen'. */
+static void to_weights(const float *x, float factor, span own, span seen, int16_t *u) {
+    if (seen.lo < seen.hi)
+        memset(u + (seen.lo & ~15), 0,
+               (size_t)(((seen.hi + 15) & ~15) - (seen.lo & ~15)) * sizeof *u);
+    if (factor == 0) return;
+    for (int i = own.lo & ~15; i < own.hi; i += 16)
+        v_store_i16(u + i, v_mul(v_load(x + i), v_set1(factor)));
+}
+
 static void attn_int(const nib_attn *a) {
     _Alignas(64) int16_t packed[ATTN_Q * INT_ROW], u[ATTN_Q * CHUNK];
     _Alignas(64) float k_scale[CHUNK], v_scale[CHUNK];
@@ -184,7 +193,10 @@ static void attn_int(const nib_attn *a) {
                             k_scale + p, scores + p, v);
         }
         blend w;
-        weigh(a, q0, n, s, seen, scores, v_scale, u, &w);
+        float factor[16];
+        weigh(a, q0, n, s, scores, v_scale, factor, &w);
+        for (int i = 0; i < n; i++)
+            to_weights(scores + i * CHUNK, factor[i], s[i], seen, u + i * CHUNK);
         int c0 = 0;
         for (; c0 + COLS <= width; c0 += COLS) mix_block_int(n, a, q0, seen, width, c0, u, &w);
         if (c0 < width) mix_tail_int(n, a, q0, seen, width, c0, u, &w);

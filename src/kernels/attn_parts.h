@@ -1,5 +1,6 @@
 /* What every way of attention needs: what a query sees of a chunk, the softmax over integer scores,
- * and how a chunk joins those before it. Included after a lanes_<isa>.h and vecmath.h. */
+ * and how a chunk joins those before it. Included after a lanes_<isa>.h and vecmath.h, and after
+ * the set has said how many queries' softmax it takes side by side (SOFT_ROWS). */
 #ifndef NIB_KERNELS_ATTN_PARTS_H
 #define NIB_KERNELS_ATTN_PARTS_H
 
@@ -70,66 +71,102 @@ LANE v16 v_exp2(v16 x) {
     return v_scale2(v_fma(p, f, v_set1(1.0f)), n);
 }
 
-/* What a chunk's scores became. */
-typedef struct weighed {
-    float m, s; /* as nib_attn says */
-    float unit; /* of what the integer weights add up to */
-} weighed;
-
-/* x: sums of products times the scale of their key, of the positions [s.lo, s.hi) and those that
- * fill up their 16s; destroyed. q: the query's scale; v: the scales of values. u: integer weights,
- * of whole 16s. */
-LANE weighed softmax_int(float *x, span s, float q, float softcap, const float *v, int16_t *u) {
-    const int t0 = s.lo & ~15, t1 = (s.hi + 15) & ~15;
-    weighed r;
-    if (softcap > 0) {
-        for (int i = t0; i < t1; i += 16)
-            v_store(x + i, v_softcap(v_mul(v_load(x + i), v_set1(q)), softcap));
-        q = 1;
+/* The scores of r queries that see the same 16s [t0, t1), rows of CHUNK, become weights times the
+ * scales v of the values they meet; sum, top: [r] of weights, and of what they became. Several at a
+ * time, for each is a chain of sums. */
+LANE void soften(int r, float *x, int t0, int t1, const float *m, const float *in_bits,
+                 const float *v, float *sum_out, float *top_out) {
+    v16 sum[SOFT_ROWS], top[SOFT_ROWS], vm[SOFT_ROWS], bits[SOFT_ROWS];
+    UNROLL for (int j = 0; j < r; j++) {
+        sum[j] = top[j] = v_set1(0);
+        vm[j] = v_set1(m[j]), bits[j] = v_set1(in_bits[j]);
     }
-    for (int i = t0; i < s.lo; i++) x[i] = -INFINITY;
-    for (int i = s.hi; i < t1; i++) x[i] = -INFINITY;
-    v16 top = v_set1(-INFINITY), sum = v_set1(0);
-    for (int i = t0; i < t1; i += 16) top = v_max(v_load(x + i), top);
-    float m = v_max_of(top);
-    if (m == -INFINITY) m = NAN; /* seen, but not to be weighed */
-    r.m = m * q;
-    const v16 vm = v_set1(m), in_bits = v_set1(q * 0x1.715476p+0f);
-    top = v_set1(0);
     for (int i = t0; i < t1; i += 16) {
-        const v16 p = v_exp2(v_mul(v_sub(v_load(x + i), vm), in_bits)), w = v_mul(p, v_load(v + i));
-        sum = v_add(sum, p);
-        top = v_max(w, top);
-        v_store(x + i, w);
+        const v16 scale = v_load(v + i);
+        UNROLL for (int j = 0; j < r; j++) {
+            float *at = x + j * CHUNK + i;
+            const v16 p = v_exp2(v_mul(v_sub(v_load(at), vm[j]), bits[j])), w = v_mul(p, scale);
+            sum[j] = v_add(sum[j], p);
+            top[j] = v_max(w, top[j]);
+            v_store(at, w);
+        }
     }
-    r.s = v_sum(sum);
-    m = v_max_of(top);
-    if (!(r.s < INFINITY) || !(m > 0x1p-100f)) {
-        memset(u + t0, 0, (size_t)(t1 - t0) * sizeof *u);
-        r.unit = r.s < INFINITY ? 0 : NAN;
-        return r;
+    UNROLL for (int j = 0; j < r; j++) {
+        sum_out[j] = v_sum(sum[j]);
+        top_out[j] = v_max_of(top[j]);
     }
-    /* the scale of a value that is not seen may be anything */
-    for (int i = t0; i < s.lo; i++) x[i] = 0;
-    for (int i = s.hi; i < t1; i++) x[i] = 0;
-    const v16 inv = v_set1(NIB_KV_I16_WEIGHTS / m);
-    for (int i = t0; i < t1; i += 16) v_store_i16(u + i, v_mul(v_load(x + i), inv));
-    r.unit = m / NIB_KV_I16_WEIGHTS;
-    return r;
+}
+/* The largest score of each, NaN left out. */
+LANE void largest(int r, const float *x, int t0, int t1, float *out) {
+    v16 top[SOFT_ROWS];
+    UNROLL for (int j = 0; j < r; j++) top[j] = v_set1(-INFINITY);
+    for (int i = t0; i < t1; i += 16) {
+        UNROLL for (int j = 0; j < r; j++) top[j] = v_max(v_load(x + j * CHUNK + i), top[j]);
+    }
+    UNROLL for (int j = 0; j < r; j++) out[j] = v_max_of(top[j]);
 }
 
-/* Queries [q0, q0 + n), n <= 16, see s, together 'seen'. Rows of scores become rows of integer
- * weights, which are 0 at what a query does not see of the 64s that hold 'seen'. */
-LANE void weigh(const nib_attn *a, int q0, int n, const span *s, span seen, float *scores,
-                const float *v_scale, int16_t *u, blend *w) {
+/* r queries from q on, which see s[0..r) and the same 16s of them. x: sums of products times the
+ * scale of their key; they become weights times the scale of their value, 0 where nothing is seen.
+ * m, sum: as nib_attn says; top: the largest of x. */
+LANE void softmax_int(int r, const nib_attn *a, int q, const span *s, float *x, const float *v,
+                      float *m, float *sum, float *top) {
+    const int t0 = s[0].lo & ~15, t1 = (s[0].hi + 15) & ~15;
+    float in_bits[SOFT_ROWS], scale[SOFT_ROWS];
+    for (int j = 0; j < r; j++) {
+        float *row = x + j * CHUNK;
+        scale[j] = query_scale(a, q + j);
+        if (a->softcap > 0) {
+            for (int i = t0; i < t1; i += 16)
+                v_store(row + i, v_softcap(v_mul(v_load(row + i), v_set1(scale[j])), a->softcap));
+            scale[j] = 1;
+        }
+        for (int i = t0; i < s[j].lo; i++) row[i] = -INFINITY;
+        for (int i = s[j].hi; i < t1; i++) row[i] = -INFINITY;
+        in_bits[j] = scale[j] != 0 ? scale[j] * 0x1.715476p+0f : 1;
+    }
+    largest(r, x, t0, t1, m);
+    for (int j = 0; j < r; j++)
+        if (m[j] == -INFINITY) m[j] = NAN; /* seen, but not to be weighed */
+    soften(r, x, t0, t1, m, in_bits, v, sum, top);
+    for (int j = 0; j < r; j++) {
+        float *row = x + j * CHUNK;
+        m[j] *= scale[j];
+        /* the scale of a value that is not seen may be anything */
+        for (int i = t0; i < s[j].lo; i++) row[i] = 0;
+        for (int i = s[j].hi; i < t1; i++) row[i] = 0;
+    }
+}
+
+/* Queries [q0, q0 + n), n <= 16, see s. Their scores, rows of CHUNK, become weights times the
+ * scales of values, of which a query's integers are what factor[i] makes of them; 0, and all of
+ * them, where there is nothing finite to weigh. */
+LANE void weigh(const nib_attn *a, int q0, int n, const span *s, float *scores, const float *v,
+                float *factor, blend *w) {
     float m[16], sum[16];
-    const int z0 = seen.lo & ~63, z1 = (seen.hi + 63) & ~63;
-    for (int i = 0; i < n; i++, scores += CHUNK, u += CHUNK) {
-        weighed x = {-INFINITY, 0, 0};
-        if (z0 < z1) memset(u + z0, 0, (size_t)(z1 - z0) * sizeof *u);
-        if (s[i].lo < s[i].hi)
-            x = softmax_int(scores, s[i], query_scale(a, q0 + i), a->softcap, v_scale, u);
-        m[i] = x.m, sum[i] = x.s, w->unit[i] = x.unit;
+    for (int i = 0, r; i < n; i += r) {
+        float top[SOFT_ROWS] = {0};
+        r = 1;
+        if (s[i].lo >= s[i].hi) {
+            m[i] = -INFINITY, sum[i] = 0;
+        } else {
+            const int t0 = s[i].lo & ~15, t1 = (s[i].hi + 15) & ~15;
+            while (r < SOFT_ROWS && i + r < n && s[i + r].lo < s[i + r].hi &&
+                   (s[i + r].lo & ~15) == t0 && ((s[i + r].hi + 15) & ~15) == t1)
+                r++;
+            if (r == SOFT_ROWS) {
+                softmax_int(SOFT_ROWS, a, q0 + i, s + i, scores + i * CHUNK, v, m + i, sum + i,
+                            top);
+            } else {
+                softmax_int(1, a, q0 + i, s + i, scores + i * CHUNK, v, m + i, sum + i, top);
+                r = 1;
+            }
+        }
+        for (int j = i; j < i + r; j++) {
+            const bool some = sum[j] < INFINITY && top[j - i] > 0x1p-100f;
+            factor[j] = some ? NIB_KV_I16_WEIGHTS / top[j - i] : 0;
+            w->unit[j] = some ? top[j - i] / NIB_KV_I16_WEIGHTS : sum[j] < INFINITY ? 0 : NAN;
+        }
     }
     join_chunk(a, q0, n, m, sum, w);
 }

@@ -13,9 +13,6 @@
 /* Writes the names of the features found ("avx2 fma f16c ..."), as isa.def spells them. */
 void nib_cpu_detect(char *out, size_t n);
 
-/* Rows of scores that attention's scratch has room for; with AMX, planes of K and V beside them. */
-enum { NIB_ATTN_GROUP = 96 };
-
 /* Each set fills in the slots it has: nib_<prefix>_mm the matrix ones, nib_<prefix>_vec the vector
  * ones. */
 #define NIB_ISA(prefix, cpu, flags, needs)                                                         \

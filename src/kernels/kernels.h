@@ -118,6 +118,7 @@ const char *nib_kv_name(nib_kv_type t);
  * quantising while loading). */
 enum { NIB_KV_VERSION = 2 };
 enum { NIB_PAGE = 64, NIB_ATTN_CHUNK = 256, NIB_ATTN_PAGES = NIB_ATTN_CHUNK / NIB_PAGE };
+enum { NIB_ATTN_GROUP = 96 }; /* queries whose scores are kept at once */
 enum {
     NIB_KV_I16_TOP = 2047,          /* largest integer of a query, key or value */
     NIB_KV_I16_WEIGHTS = 4095,      /* of a weight: 256 * 4095 * 2047 < 2^31 */
@@ -152,9 +153,8 @@ typedef struct nib_attn {
     bool more;        /* m, s and o hold what earlier chunks gave: they become those of all, with
                          the numbers that attn_merge would give */
     float *m, *s, *o; /* [n_q], [n_q], [n_q, Dv] */
-    void *scratch;    /* nib_attn_scratch(D, Dv) bytes, 64-byte aligned */
+    float *scratch;   /* [NIB_ATTN_GROUP, NIB_ATTN_CHUNK], 64-byte aligned */
 } nib_attn;
-size_t nib_attn_scratch(int d, int dv);
 
 typedef enum nib_rope_kind {
     NIB_ROPE_NONE,

@@ -24,10 +24,3 @@ const char *nib_kv_name(nib_kv_type t) {
     };
     return names[t];
 }
-
-size_t nib_attn_scratch(int d, int dv) {
-    const size_t scores = (size_t)NIB_ATTN_GROUP * NIB_ATTN_CHUNK * sizeof(float);
-    const size_t planes = (size_t)NIB_ATTN_CHUNK *
-                          (3 * NIB_ROUND_UP((size_t)d, 64) + 2 * NIB_ROUND_UP((size_t)dv, 32));
-    return scores + planes;
-}

@@ -2,6 +2,7 @@
 #include "kernels/lanes_scalar.h"
 #define ATTN_Q        1
 #define ATTN_W        1
+#define SOFT_ROWS     1
 #define ATTN_CASES(X) X(1)
 #include "kernels/vec_body.h"
 

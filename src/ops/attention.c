@@ -28,14 +28,13 @@ void nib_op_rope_table(nib_rows r, const nib_rope *rope, const int64_t *pos, flo
 }
 
 typedef struct scratch {
-    float *m, *s, *o;
-    char *chunk;
+    float *m, *s, *o, *scores;
     const float **q;
     int64_t *lo, *hi;
 } scratch;
 
 /* Lays the parts out from base; returns the bytes they take (base may be NULL). */
-static size_t carve(scratch *x, char *base, int d, int dv) {
+static size_t carve(scratch *x, char *base, int dv) {
     size_t at = 0;
 #define NIB_CARVE(field, count)                                                                    \
     do {                                                                                           \
@@ -45,7 +44,7 @@ static size_t carve(scratch *x, char *base, int d, int dv) {
     NIB_CARVE(m, MAX_Q);
     NIB_CARVE(s, MAX_Q);
     NIB_CARVE(o, MAX_Q * dv);
-    NIB_CARVE(chunk, nib_attn_scratch(d, dv));
+    NIB_CARVE(scores, NIB_ATTN_GROUP * NIB_ATTN_CHUNK);
     NIB_CARVE(q, MAX_Q);
     NIB_CARVE(lo, MAX_Q);
     NIB_CARVE(hi, MAX_Q);
@@ -53,9 +52,9 @@ static size_t carve(scratch *x, char *base, int d, int dv) {
     return at;
 }
 
-size_t nib_op_attention_scratch(int d, int dv) {
+size_t nib_op_attention_scratch(int dv) {
     scratch x;
-    return carve(&x, NULL, d, dv);
+    return carve(&x, NULL, dv);
 }
 
 static void norm_head(nib_worker *w, const nib_attention *a, const nib_norm *n, int64_t step,
@@ -132,7 +131,7 @@ static void attend_chunk(nib_worker *w, const nib_attention *a, const nib_run *r
                     .s = s,
                     .o = o,
                     .more = more,
-                    .scratch = x->chunk};
+                    .scratch = x->scores};
     for (int p = 0; p < NIB_ATTN_PAGES; p++) {
         int64_t page = c * NIB_ATTN_PAGES + p;
         if (page * NIB_PAGE >= last) break;
@@ -231,7 +230,7 @@ void nib_op_attention(nib_worker *w, const nib_attention *a, const nib_run *runs
                       const float *v, float *out) {
     scratch x;
     assert(w->scratch);
-    carve(&x, w->scratch, a->d, a->dv);
+    carve(&x, w->scratch, a->dv);
     int group = a->n_head / a->n_kv;
     if (a->qk_full && (a->q_norm.w || a->k_norm.w)) norm_full(w, a, n_tok, q, k);
     nib_at(w, NIB_SECTION_ATTENTION);
