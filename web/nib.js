@@ -176,7 +176,7 @@
     ['/think', 'Let the model think first, or not', () => $('#say [name=think]').click()],
     ['/search', 'Search the conversations', () => { $('#drawer').checked = true; $('#q').focus(); }],
     ['/settings', 'System text, temperature, retention', () => { $('.settings').open = true; $('.settings textarea').focus(); }],
-    ['/model', 'What model this is', () => { $('.pick').open = true; }],
+    ['/model', 'Choose the model', () => { $('.pick').open = true; ($('.pick [aria-current] button') || $('.pick button'))?.focus(); }],
     ['/export md', 'Write the conversation as Markdown', () => getExport('md')],
     ['/export json', 'Write the conversation as JSON', () => getExport('json')],
     ['/export pdf', 'Write the conversation as PDF', () => getExport('pdf')],
@@ -193,7 +193,9 @@
   let chosen = 0;
   const fill = () => {
     const words = input.value.toLowerCase().replace(/^\//, '').split(/\s+/).filter(Boolean);
-    const shown = commands.filter((c) => words.every((w) => (c[0] + ' ' + c[1]).toLowerCase().includes(w)));
+    const named = (c) => (words.length && c[0].startsWith('/' + words[0]) ? 0 : 1); // before those that only mention it
+    const shown = commands.filter((c) => words.every((w) => (c[0] + ' ' + c[1]).toLowerCase().includes(w)))
+      .sort((a, b) => named(a) - named(b));
     chosen = Math.max(0, Math.min(chosen, shown.length - 1));
     list.replaceChildren(...shown.map((c, i) => {
       const li = document.createElement('li'), help = document.createElement('small');
@@ -202,7 +204,11 @@
       li.setAttribute('aria-selected', String(i === chosen));
       li.append(c[0], help);
       help.textContent = c[1];
-      li.addEventListener('click', () => { palette.close(); c[2](); });
+      li.addEventListener('click', (e) => {
+        e.stopPropagation(); // which would close the menu that it opens
+        palette.close();
+        c[2]();
+      });
       return li;
     }));
     input.setAttribute('aria-activedescendant', shown.length ? 'command' + chosen : '');

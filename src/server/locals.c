@@ -430,7 +430,7 @@ void nib_local_put_progress(const nib_server *s, const nib_local *l, nib_buf *b)
     uint64_t done, total;
     nib_locals_progress(s, &done, &total);
     if (l->state != NIB_LOCAL_COMING)
-        nib_buf_printf(b, "waiting for %s", l->name);
+        nib_buf_printf(b, "waiting for %s to be loaded", l->name);
     else if (total)
         nib_buf_printf(b, "loading %s, %d %%", l->name,
                        (int)(100.0 * (double)done / (double)total));

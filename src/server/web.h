@@ -97,8 +97,9 @@ void web_put_list(nib_http *r, const char *words, int64_t current, nib_buf *b);
 /* "120 / 2048": tokens of the conversation against what the context holds. */
 int64_t web_used(const nib_turns *t); /* tokens that the last reply's prompt and text were */
 void web_put_context(int64_t n_ctx, int64_t used, nib_buf *b);
-/* The choice of a model for the conversation. */
+/* The choice of a model for the conversation, and its settings. */
 void web_put_models(nib_http *r, const web_page *p, nib_buf *b);
+void web_put_settings(const web_page *p, nib_buf *b);
 void web_put_banner(nib_http *r, nib_buf *b); /* when there is no model, or not yet */
 void web_put_greeting(nib_http *r, const web_page *p, nib_buf *b);
 /* <svg> with a symbol of icons.svg. */

@@ -183,7 +183,14 @@ static void show_new(nib_http *r, const nib_talk *talk, bool first, int64_t said
     web_put_partial(&b, "#talks", "innerMorph");
     web_put_list(r, NULL, talk->id, &b);
     web_put_partial_end(&b);
-    if (first) {
+    if (first) { /* forms of the bar are about it from now on */
+        web_page p = {.talk = talk, .token = token, .choice = web_choice_of(r, talk)};
+        web_put_partial(&b, "#pick", "innerHTML");
+        web_put_models(r, &p, &b);
+        web_put_partial_end(&b);
+        web_put_partial(&b, "#settings", "innerHTML");
+        web_put_settings(&p, &b);
+        web_put_partial_end(&b);
         web_put_partial(&b, "#title", "innerHTML");
         nib_html(&b, "%s", talk->title);
         web_put_partial_end(&b);

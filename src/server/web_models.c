@@ -73,16 +73,16 @@ const web_choice *web_choice_of(const nib_http *r, const nib_talk *talk) {
 /* "135 M", "1.7 B" */
 static void put_count(nib_buf *b, uint64_t n) {
     if (n >= 1000000000)
-        nib_html(b, "%.1f B", (double)n / 1e9);
+        nib_buf_printf(b, "%.1f B", (double)n / 1e9);
     else
-        nib_html(b, "%.*f M", n < 10000000 ? 1 : 0, (double)n / 1e6);
+        nib_buf_printf(b, "%.*f M", n < 10000000 ? 1 : 0, (double)n / 1e6);
 }
 
 static void put_size(nib_buf *b, uint64_t bytes) {
     if (bytes >= 1000000000)
-        nib_html(b, "%.1f GB", (double)bytes / 1e9);
+        nib_buf_printf(b, "%.1f GB", (double)bytes / 1e9);
     else
-        nib_html(b, "%.*f MB", bytes < 10000000 ? 1 : 0, (double)bytes / 1e6);
+        nib_buf_printf(b, "%.*f MB", bytes < 10000000 ? 1 : 0, (double)bytes / 1e6);
 }
 
 static void put_facts(nib_buf *b, const web_choice *m) {

@@ -203,7 +203,7 @@ void web_put_list(nib_http *r, const char *words, int64_t current, nib_buf *b) {
 
 /* ---- menus of the bar ---- */
 
-static void put_settings(nib_buf *b, const web_page *p) {
+void web_put_settings(const web_page *p, nib_buf *b) {
     static const char *const thinks[] = {"As the model does", "On", "Off"};
     static const nib_talk fresh = {.temp = -1, .retention = -1};
     const nib_talk *t = p->talk ? p->talk : &fresh;
@@ -321,7 +321,9 @@ void web_put_page_begin(nib_http *r, const web_page *p, nib_buf *b) {
     nib_buf_puts(b, "<span id=\"context\">");
     web_put_context(p->choice ? p->choice->n_ctx : 0, web_used(p->turns), b);
     nib_buf_puts(b, "</span>");
-    put_settings(b, p);
+    nib_buf_puts(b, "<span id=\"settings\">");
+    web_put_settings(p, b);
+    nib_buf_puts(b, "</span>");
     nib_buf_puts(b, "</header>\n<div id=\"banner\">");
     web_put_banner(r, b);
     nib_buf_puts(b, "</div>\n<div id=\"messages\" class=\"messages\" tabindex=\"-1\">\n");

@@ -263,8 +263,8 @@ static void without_a_model(void **state) {
 static void forged_forms(void **state) {
     (void)state;
     test_server *s = serve(NULL);
-    static const char *const forms[] = {"say",    "again",  "edit",     "choose", "stop",
-                                        "rename", "delete", "settings", "theme",  "login"};
+    static const char *const forms[] = {"say",    "again",    "edit",  "choose", "stop", "rename",
+                                        "delete", "settings", "theme", "login",  "model"};
     char path[64], good[64], other[128];
     snprintf(good, sizeof good, "%s", token);
     submit(s, false, "/ui/say", "talk=0&parent=0&text=x");
@@ -379,6 +379,75 @@ static void streams(void **state) {
     has(r, "Hmm &lt;b&gt;");
     has(r, "event: done");
     assert_int_equal(look(s, "/ui/stream/99")->status, 404);
+    test_serve_stop(s);
+}
+
+/* Another model for a conversation, with forms alone and with htmx; names are text like any other.
+ */
+static void models(void **state) {
+    (void)state;
+    static const test_line lines[] = {{"\n", "I am beta", 9}, {NULL, NULL, 0}};
+    char odd[300];
+    nib_server_params p = test_serve_params(endless());
+    const nib_server_model more[] = {
+        {.path = odd}, {.path = strdup(test_script_model("beta.gguf", test_chatml, 4096, lines))}};
+    snprintf(odd, sizeof odd, "%s", test_script_model("<b>&amp;.gguf", test_chatml, 4096, lines));
+    p.model_name = NULL;
+    p.models = more;
+    p.n_models = 2;
+    p.model_memory = 1; /* one at a time */
+    p.max_seconds = 0.5;
+    test_server *s = test_serve(&p);
+    browse(s);
+    test_reply *r = look(s, "/");
+    sound(r);
+    has(r, "value=\"&lt;b&gt;&amp;amp;\"");
+    has(r, "<li aria-current=\"true\"><button name=\"model\" value=\"endless\">");
+    r = submit(s, false, "/ui/model", "talk=0&model=%%3Cb%%3E%%26amp%%3B");
+    assert_int_equal(r->status, 303);
+    assert_string_equal(test_header(r, "Location"), "/?model=%3Cb%3E%26amp%3B");
+    r = look(s, "/?model=%3Cb%3E%26amp%3B");
+    sound(r);
+    has(r, "<li aria-current=\"true\"><button name=\"model\" value=\"&lt;b&gt;&amp;amp;\">");
+    has(r, "<input type=\"hidden\" name=\"model\" value=\"&lt;b&gt;&amp;amp;\">");
+    assert_int_equal(submit(s, false, "/ui/model", "talk=0&model=nobody")->status, 404);
+    assert_int_equal(submit(s, false, "/ui/model", "talk=0")->status, 404);
+    assert_int_equal(submit(s, false, "/ui/model", "talk=9&model=beta")->status, 404);
+    /* the first message says who answers; the conversation remembers it */
+    submit(s, false, "/ui/say", "talk=0&parent=0&model=beta&text=Who%%3F");
+    r = whole(s, "/c/1");
+    sound(r);
+    has(r, "<header>beta</header>");
+    has(r, "I am beta");
+    has(r, "value=\"beta\"><strong>beta</strong>");
+    /* in mid-conversation */
+    r = submit(s, false, "/ui/model", "talk=1&model=endless");
+    assert_string_equal(test_header(r, "Location"), "/c/1");
+    submit(s, false, "/ui/say", "talk=1&parent=2&text=And+now%%3F");
+    r = whole(s, "/c/1");
+    has(r, "<header>endless</header>");
+    has(r, "one two");
+    r = submit(s, true, "/ui/model", "talk=1&model=beta");
+    assert_int_equal(r->status, 200);
+    assert_null(html_wrong(r->body.data, NULL));
+    has(r, "<hx-partial hx-target=\"#pick\"");
+    has(r, "<li aria-current=\"true\"><button name=\"model\" value=\"beta\">");
+    has(r, "name=\"talk\" value=\"1\"");
+    has(look(s, "/c/1"), "<li aria-current=\"true\"><button name=\"model\" value=\"beta\">");
+    /* while the first still answers somebody the other one waits, and says so */
+    submit(s, false, "/ui/say", "talk=0&parent=0&model=endless&text=Long");
+    submit(s, true, "/ui/say", "talk=0&parent=0&model=beta&text=More");
+    r = look(s, "/ui/stream/8");
+    has(r, "\"phase\":\"loading\"");
+    has(r, "\"model\":\"beta\",\"load_done\":");
+    has(r, "beta to be loaded");
+    has(r, "I am beta");
+    has(r, "event: done");
+    /* stopped while it waits */
+    submit(s, false, "/ui/say", "talk=0&parent=0&model=endless&text=Long");
+    submit(s, false, "/ui/say", "talk=3&parent=8&text=Never+mind");
+    submit(s, false, "/ui/stop", "message=12");
+    has(whole(s, "/c/3"), "Stopped before anything was said.");
     test_serve_stop(s);
 }
 
@@ -623,9 +692,10 @@ int main(void) {
         cmocka_unit_test(conversations),   cmocka_unit_test(without_a_model),
         cmocka_unit_test(forged_forms),    cmocka_unit_test(with_a_key),
         cmocka_unit_test(streams),         cmocka_unit_test(resumed),
-        cmocka_unit_test(suggestions),     cmocka_unit_test(thinking),
-        cmocka_unit_test(stopped),         cmocka_unit_test(server_stops),
-        cmocka_unit_test(killed),          cmocka_unit_test(files_of_ours),
+        cmocka_unit_test(models),          cmocka_unit_test(suggestions),
+        cmocka_unit_test(thinking),        cmocka_unit_test(stopped),
+        cmocka_unit_test(server_stops),    cmocka_unit_test(killed),
+        cmocka_unit_test(files_of_ours),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,7 @@
 // The chat pages as a person uses them: a real nib serve, a real browser. Run by run.sh.
 import {chromium} from 'playwright-core';
 import {spawn} from 'node:child_process';
-import {mkdtempSync, rmSync, readFileSync} from 'node:fs';
+import {copyFileSync, mkdtempSync, rmSync, readFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 
@@ -17,7 +17,7 @@ const check = (what, ok, found) => {
 // ---- servers ----
 const servers = [];
 const serve = async (args) => {
-  const child = spawn(process.env.NIB, ['serve', ...args], {stdio: ['ignore', 'ignore', 'pipe']});
+  const child = spawn(process.env.NIB, ['serve', '--only', ...args], {stdio: ['ignore', 'ignore', 'pipe']});
   const server = {child, log: '', url: ''};
   servers.push(server);
   await new Promise((done, fail) => {
@@ -224,6 +224,104 @@ try {
   await shot(page, 'found');
   await stop(back);
   await page.context().close();
+
+  // ---- several models: one at a time, so who wants another one waits until the first has ended ----
+  const quick = join(folder, 'quick.gguf');
+  copyFileSync(process.env.MODEL, quick);
+  const both = await serve([process.env.MODEL, quick, '--port', '0', '--store', join(folder, 'both.db'), '--max-seconds', '15',
+    '--models-memory', '1']);
+  const picked = async (where) => (await text(where, '.pick summary')).trim();
+  const pick = async (where, name) => {
+    await where.click('.pick > summary');
+    await where.click(`.models button[value="${name}"]`);
+    await where.waitForFunction((n) => document.querySelector('.pick summary').innerText.trim() === n, name);
+  };
+  page = await open(both.url);
+  check('the first model is chosen', await picked(page) === 'web_model', await picked(page));
+  await page.click('.pick > summary');
+  await page.waitForTimeout(100);
+  check('both are listed', await page.locator('.models li').count() === 2);
+  check('with size, format and state', /^quick\s+\d+ MB · F32 · \d+ M · llama$/.test(await text(page, '.models li:nth-child(2)')) &&
+    (await text(page, '.models li:nth-child(1)')).includes('loaded'), await page.locator('.models').innerText());
+  await shot(page, 'models');
+  await page.keyboard.press('Escape');
+  await page.click('.settings > summary');
+  await page.fill('.settings [name=temp]', '0');
+  await page.click('.settings button:text("Save")');
+  await page.waitForURL(/\/c\/\d+$/);
+  await say(page, 'Say something long');
+  await page.waitForFunction(() => document.querySelector('.live .text')?.innerText.length > 20);
+  const other = await open(both.url);
+  await pick(other, 'quick');
+  await say(other, 'Who are you?');
+  await other.waitForFunction(() => document.querySelector('.live footer')?.innerText.includes('waiting for quick'));
+  await shot(other, 'model-waits');
+  check('the first one goes on', await page.locator('.msg.live').count() === 1);
+  await page.keyboard.press('Escape'); // stops it: the other model takes its place
+  await over(page);
+  await over(other);
+  check('the other model answers', await text(other, '.reply header') === 'quick', await text(other, '.reply header'));
+  check('its context', /^\d+ \/ \d+$/.test(await text(other, '#context')), await text(other, '#context'));
+  await pick(other, 'web_model'); // in mid-conversation
+  await other.press('#text', '/');
+  await other.keyboard.type('model');
+  await other.keyboard.press('Enter');
+  check('palette: model', await other.isVisible('.models'));
+  await other.keyboard.press('Escape');
+  await say(other, 'And now?');
+  await other.waitForFunction(() => document.querySelectorAll('.msg.reply').length === 2);
+  await over(other);
+  check('another model in mid-conversation', await text(other, '.reply header') === 'web_model', await text(other, '.reply header'));
+  check('in the same conversation', await other.locator('#talks li').count() === 2);
+  await other.reload();
+  check('and all of it is there', await other.locator('.msg').count() === 4);
+  check('the conversation remembers it', await picked(other) === 'web_model');
+  await page.reload();
+  check('each its own', await picked(page) === 'web_model');
+  await shot(other, 'model-switched');
+  await other.context().close();
+
+  // stop while it waits
+  await pick(page, 'quick');
+  const third = await open(both.url);
+  await third.click('.settings > summary');
+  await third.fill('.settings [name=temp]', '0');
+  await third.click('.settings button:text("Save")');
+  await third.waitForURL(/\/c\/\d+$/);
+  await say(third, 'Say something long');
+  await third.waitForFunction(() => document.querySelector('.live .text')?.innerText.length > 20);
+  await say(page, 'Never mind');
+  await page.waitForFunction(() => document.querySelector('.live footer')?.innerText.includes('waiting for'));
+  await page.click('.live button[aria-label="Stop"]');
+  await over(page);
+  check('stopped while it waits', (await text(page, '.reply .text')).includes('Stopped before'), await text(page, '.reply .text'));
+  await third.keyboard.press('Escape');
+  await over(third);
+  await third.context().close();
+  await page.context().close();
+
+  // a phone in the dark; no scripts
+  const small = await open(both.url, {viewport: {width: 390, height: 780}, colorScheme: 'dark', hasTouch: true, isMobile: true});
+  await small.tap('.pick > summary');
+  await small.waitForTimeout(100);
+  const menu = await small.locator('.pick .menu').boundingBox();
+  check('phone: the list is on the screen', menu.x >= 0 && menu.x + menu.width <= 390, menu);
+  await shot(small, 'models-phone');
+  await small.context().close();
+  const bare = await open(both.url, {javaScriptEnabled: false});
+  await bare.click('.pick > summary');
+  await bare.click('.models button[value="quick"]');
+  check('without scripts: chosen', bare.url().endsWith('/?model=quick') && await picked(bare) === 'quick', bare.url());
+  await bare.fill('#text', 'Who are you?');
+  await bare.click('.send');
+  await bare.waitForSelector('footer button[aria-label="Answer again"]', {timeout: 30000});
+  check('without scripts: it answers', await text(bare, '.reply header') === 'quick', await text(bare, '.reply header'));
+  await bare.click('.pick > summary');
+  await bare.click('.models button[value="web_model"]');
+  check('without scripts: another one', /\/c\/\d+$/.test(bare.url()) && await picked(bare) === 'web_model', bare.url());
+  await shot(bare, 'models-no-scripts');
+  await bare.context().close();
+  await stop(both);
 } catch (e) {
   failed++;
   console.log(`FAILED: ${e.message}`);
