@@ -543,8 +543,8 @@ static void fast_weights_are_half_a_step_off(void **state) {
         int64_t ks[8];
         int n_ks = fast_lengths(all[i], ks);
         for (int j = 0; j < n_ks; j++) {
-            int64_t n = 17, k = NIB_MIN(ks[j], 576);
-            if (!nib_mat_can_fast(all[i], k)) continue;
+            int64_t n = 17, k = ks[j];
+            if (k > 320) continue;
             matrix m = make_matrix(all[i], n, k, TAME);
             /* token c is 1 at column c and 0 elsewhere */
             acts a = make_acts(scalar(), NIB_ACT_FAST, k, k, 0);
