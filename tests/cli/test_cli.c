@@ -598,6 +598,9 @@ static void test_bench(void **state) {
     test_nib(NULL, "bench %s --pp 16 --tg 0 --reps 1 --no-probe --profile", tiny());
     test_status(0);
     test_out_has("| waiting at barriers |");
+    test_nib(NULL, "bench %s --pp 40 --tg 0 --reps 1 --no-probe --fast-prompt --csv", tiny());
+    test_status(0);
+    test_out_has(",pp40 fast,");
     test_nib(NULL, "bench %s --tg four", tiny());
     test_failed(2, "--tg 'four'");
     test_nib(NULL, "bench %s", embedder());
