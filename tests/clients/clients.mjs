@@ -74,6 +74,11 @@ await check('openai: n, seed, stop, logprobs', async () => {
 await check('openai: completions', async () => {
   const r = await openai.completions.create({ model: 'any', prompt: 'Once upon', max_tokens: 4, temperature: 0 });
   assert.ok(r.choices[0].text.length > 0);
+  const many = await openai.completions.create(
+    { model: 'any', prompt: ['Once upon', 'The little'], n: 2, max_tokens: 4, temperature: 0, logprobs: 1 });
+  assert.equal(many.choices.length, 4);
+  assert.equal(many.choices[1].text, r.choices[0].text);
+  assert.equal(many.choices[3].logprobs.text_offset.length, 4);
 });
 await check('openai: embeddings', async () => {
   const r = await openai.embeddings.create({ model: 'any', input: ['a cat', 'a dog'] });
@@ -90,6 +95,9 @@ await check('openai: responses go on from one another', async () => {
     { model: 'any', input: 'More', previous_response_id: a.id, temperature: 0, max_output_tokens: 4 });
   assert.ok(b.usage.input_tokens > a.usage.input_tokens);
   assert.equal((await openai.responses.retrieve(a.id)).output_text ?? a.output_text, a.output_text);
+  const items = [];
+  for await (const item of openai.responses.inputItems.list(b.id)) items.push(item.content[0].text);
+  assert.deepEqual(items, ['More']);
   await openai.responses.delete(a.id);
   await assert.rejects(openai.responses.retrieve(a.id), OpenAI.NotFoundError);
 });

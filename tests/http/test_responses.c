@@ -67,6 +67,9 @@ static void survives_a_restart(void **state) {
     free(previous);
     char *done = strstr(r->body.data, "event: response.incomplete");
     assert_non_null(done);
+    char streamed[64];
+    const char *at = strstr(done, "\"id\":\"") + 6;
+    snprintf(streamed, sizeof streamed, "%.*s", (int)strcspn(at, "\""), at);
     const char *usage = strstr(done, "\"input_tokens\":");
     int64_t more = atoll(usage + 15);
     assert_true(more > n);
@@ -78,9 +81,6 @@ static void survives_a_restart(void **state) {
     assert_int_equal(look(s, NULL, id, "")->status, 404); /* store: false */
 
     /* what was streamed is kept too */
-    char streamed[64];
-    snprintf(streamed, sizeof streamed, "%.*s", (int)strcspn(strstr(done, "\"id\":\"") + 6, "\""),
-             strstr(done, "\"id\":\"") + 6);
     r = look(s, NULL, streamed, "");
     assert_string_equal(test_json_text(r, "previous_response_id"), first);
     assert_string_equal(test_json_text(r, "status"), "incomplete");
