@@ -387,10 +387,10 @@ static void streams(void **state) {
 static void models(void **state) {
     (void)state;
     static const test_line lines[] = {{"\n", "I am beta", 9}, {NULL, NULL, 0}};
-    char odd[300];
+    char odd[300], beta[300];
     nib_server_params p = test_serve_params(endless());
-    const nib_server_model more[] = {
-        {.path = odd}, {.path = strdup(test_script_model("beta.gguf", test_chatml, 4096, lines))}};
+    const nib_server_model more[] = {{.path = odd}, {.path = beta}};
+    snprintf(beta, sizeof beta, "%s", test_script_model("beta.gguf", test_chatml, 4096, lines));
     snprintf(odd, sizeof odd, "%s", test_script_model("<b>&amp;.gguf", test_chatml, 4096, lines));
     p.model_name = NULL;
     p.models = more;
