@@ -116,11 +116,12 @@ static void send(nib_http *r, nib_status s, nib_buf *b, const nib_error *e, cons
 /* A token's text; of one that is only a part of a character, its bytes. */
 static void put_token_piece(nib_buf *b, const nib_tokenizer *t, int32_t id) {
     nib_str s = nib_token_piece(t, id, true);
-    if (nib_utf8_valid(s.p ? s.p : "", s.n)) {
-        nib_put_json(b, s.p ? s.p : "", s.n);
+    const char *p = s.p ? s.p : "";
+    if (nib_utf8_valid(p, s.n)) {
+        nib_put_json(b, p, s.n);
         return;
     }
-    for (size_t i = 0; i < s.n; i++) nib_buf_printf(b, "%c%d", i ? ',' : '[', (uint8_t)s.p[i]);
+    for (size_t i = 0; i < s.n; i++) nib_buf_printf(b, "%c%d", i ? ',' : '[', (uint8_t)p[i]);
     nib_buf_putc(b, ']');
 }
 

@@ -104,7 +104,7 @@ static test_server *serve(const char *model) {
 
 /* The page of conversation 1 once its reply is there. */
 static test_reply *whole(test_server *s, const char *path) {
-    for (int i = 0; i < 500; i++) {
+    for (int i = 0; i < 100 * TEST_PATIENCE; i++) {
         test_reply *r = look(s, path);
         if (r->body.data && !strstr(r->body.data, "/ui/stop") &&
             !strstr(r->body.data, "hx-sse:connect"))

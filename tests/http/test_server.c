@@ -295,7 +295,7 @@ static int64_t running(test_server *s) {
     return st.n_running + st.n_waiting;
 }
 static void wait_idle(test_server *s) {
-    double until = nib_now() + 10;
+    double until = nib_now() + TEST_PATIENCE;
     while (running(s)) {
         assert_true(nib_now() < until);
         usleep(1000);
@@ -404,11 +404,11 @@ static void requests_must_come_in_time(void **state) {
     test_send(slow, "POST /v1/chat/completions HTTP/1.1\r\nX-Slow: ", 45);
     double start = nib_now();
     char some[512];
-    while (recv(slow, some, sizeof some, MSG_DONTWAIT) < 0 && nib_now() - start < 10) {
+    while (recv(slow, some, sizeof some, MSG_DONTWAIT) < 0) {
+        assert_true(nib_now() - start < TEST_PATIENCE);
         test_send(slow, "a", 1);
         usleep(50000);
     }
-    assert_true(nib_now() - start < 5);
     assert_int_equal(recv(idle, some, sizeof some, 0), 0);
     test_reply r = {0};
     test_receive(busy, &r);
@@ -458,7 +458,7 @@ static void slow_readers_rest(void **state) {
                      "\"logprobs\":true,\"top_logprobs\":20}"); /* 6 MB of text */
     nib_slot_info x = {0};
     int64_t before = -1;
-    double until = nib_now() + 60;
+    double until = nib_now() + TEST_PATIENCE;
     do { /* until it rests */
         before = x.n_generated;
         usleep(300000);

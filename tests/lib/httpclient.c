@@ -18,6 +18,7 @@ nib_server_params test_serve_params(const char *model_path) {
     p.model_name = model_path ? "tiny" : NULL;
     p.engine = (nib_engine_params){.n_threads = 1, .n_seq = 4, .ignore_memory = true};
     p.rate = 0;
+    p.max_seconds = p.max_wait = TEST_PATIENCE;
     p.store = ":memory:";
     p.grace = 0.2;
     return p;
@@ -37,7 +38,7 @@ test_server *test_serve(const nib_server_params *p) {
     s->port = nib_server_port(s->server);
     s->thread = t;
     assert_int_equal(pthread_create(t, NULL, run, s), 0);
-    double until = nib_now() + 30;
+    double until = nib_now() + TEST_PATIENCE;
     while (p->model_path && nib_server_get_state(s->server) == NIB_SERVER_LOADING) {
         assert_true(nib_now() < until);
         usleep(1000);
@@ -77,7 +78,7 @@ void test_send(int fd, const char *p, size_t n) {
 static bool more(int fd, nib_buf *b) {
     char some[16384];
     struct pollfd p = {fd, POLLIN, 0};
-    if (poll(&p, 1, 60000) <= 0) return false;
+    if (poll(&p, 1, TEST_PATIENCE * 1000) <= 0) return false;
     ssize_t n = recv(fd, some, sizeof some, 0);
     return n > 0 && nib_buf_put(b, some, (size_t)n);
 }

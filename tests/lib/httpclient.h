@@ -6,6 +6,9 @@
 #ifdef NIB_HAVE_SERVER
 #include "server/server.h"
 
+/* Seconds to wait for what must come: a machine may stand still for a minute. */
+enum { TEST_PATIENCE = 300 };
+
 /* ---- the server ---- */
 
 typedef struct test_server {
@@ -28,7 +31,7 @@ typedef struct test_reply {
 } test_reply;
 int test_connect(int port);
 void test_send(int fd, const char *p, size_t n);
-/* Fills *r; blocks at most a minute without a byte. A chunked body is joined. */
+/* Fills *r; blocks at most TEST_PATIENCE seconds without a byte. A chunked body is joined. */
 void test_receive(int fd, test_reply *r);
 /* The value of a header, or NULL; in a static buffer. */
 const char *test_header(const test_reply *r, const char *name);
