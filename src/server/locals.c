@@ -108,7 +108,10 @@ nib_local *nib_locals_find(nib_server *s, const char *name, bool any) {
 void nib_locals_put_names(nib_server *s, nib_buf *b) {
     enum { SHOWN = 8 };
     const nib_locals *m = s->locals;
-    if (!m->n) nib_buf_puts(b, "there are no models (nib pull NAME brings one)");
+    if (!m->v || !m->n) {
+        nib_buf_puts(b, "there are no models (nib pull NAME brings one)");
+        return;
+    }
     for (size_t i = 0; i < m->n && i < SHOWN; i++)
         nib_buf_printf(b, "%s'%.100s'",
                        i           ? ", "
