@@ -1,4 +1,5 @@
 /* The list of models, wishes, and who comes and goes: locals.h says how it is meant. */
+#include <assert.h>
 #include <malloc.h>
 #include <sched.h>
 #include "server/internal.h"
@@ -112,12 +113,11 @@ void nib_locals_put_names(nib_server *s, nib_buf *b) {
         nib_buf_puts(b, "there are no models (nib pull NAME brings one)");
         return;
     }
-    for (size_t i = 0; i < m->n && i < SHOWN; i++)
-        nib_buf_printf(b, "%s'%.100s'",
-                       i           ? ", "
-                       : m->n == 1 ? "there is "
-                                   : "there are ",
-                       m->v[i]->name);
+    for (size_t i = 0; i < m->n && i < SHOWN; i++) {
+        assert(m->v[i]);
+        const char *before = i ? ", " : m->n == 1 ? "there is " : "there are ";
+        nib_buf_printf(b, "%s'%.100s'", before, m->v[i]->name);
+    }
     if (m->n > SHOWN) nib_buf_printf(b, " and %zu more", m->n - SHOWN);
 }
 
