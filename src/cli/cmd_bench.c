@@ -14,7 +14,8 @@ const nib_option nib_opts_bench[] = {
     NIB_OPT_TEXT("depth", 0, "LIST", &depth, "tokens in the context before (0)"),
     NIB_OPT_TEXT("batch", 0, "LIST", &batch, "sequences generating together (1)"),
     NIB_OPT_TEXT("threads", 't', "LIST", &threads, "threads, 0 for physical cores (0)"),
-    NIB_OPT_TEXT("kv", 0, "LIST", &kv, "formats of the key/value cache: i16, f16, f32, q8_0 (auto)"),
+    NIB_OPT_TEXT("kv", 0, "LIST", &kv,
+                 "formats of the key/value cache: i16, f16, f32, q8_0 (auto)"),
     NIB_OPT_INT("reps", 'r', "N", &reps, 1, 1000, "timed runs after one warm-up (5)"),
     NIB_OPT_SWITCH("fast-prompt", 0, &fast,
                    "with weights rounded once more in prompts; tests are then named \"... fast\""),
@@ -177,7 +178,9 @@ static nib_status one_engine(nib_model *m, int n_threads, nib_kv_type type, cons
     nib_engine *en;
     NIB_TRY(nib_engine_new(&en, m, &ep, e));
     nib_engine_set_cancel(en, &nib_cancel);
-    row x = {.m = nib_model_get_info(m), .threads = nib_engine_threads(en), .kv = nib_kv_name(nib_engine_kv_type(en))};
+    row x = {.m = nib_model_get_info(m),
+             .threads = nib_engine_threads(en),
+             .kv = nib_kv_name(nib_engine_kv_type(en))};
     nib_status s = NIB_OK;
     nib_profile *profiles = nib_alloc((size_t)x.threads * sizeof *profiles);
     if (!profiles)
