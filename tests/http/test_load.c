@@ -77,11 +77,13 @@ static void two_hundred_streams(void **state) {
     p.engine.n_seq = 8;
     p.n_queue = N;
     test_server *s = test_serve(&p);
-    round_of(s, N);
+    /* the kept KV grows until its pool is full: first rounds do not count */
+    const int rounds = test_quick() ? 1 : 6;
+    for (int i = 0; i < rounds; i++) round_of(s, N);
     uint64_t before = nib_rss();
-    for (int i = 0; i < (test_quick() ? 1 : 5); i++) round_of(s, N);
+    for (int i = 0; i < rounds; i++) round_of(s, N);
     uint64_t after = nib_rss();
-    if (!test_quick() && after > before + (8 << 20))
+    if (!test_quick() && after > before + (4 << 20))
         fail_msg("memory grew from %llu to %llu", (unsigned long long)before,
                  (unsigned long long)after);
     nib_sched_stats st;
