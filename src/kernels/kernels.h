@@ -104,7 +104,8 @@ void nib_mat_ask(const nib_mat *w, int64_t p, int64_t n);
  * for D of whole fours up to NIB_KV_I16_MAX_D: beyond, sums would leave 32 bits. */
 /* clang-format off */
 #define NIB_KV_TYPES(X) X(AUTO, "auto") X(I16, "i16") X(F16, "f16") X(F32, "f32") X(Q8_0, "q8_0")
-#define NIB_KV_CHOICE   "auto|i16|f16|f32|q8_0" /* the names, for nib_parse_choice */
+#define NIB_KV_BAR(T, name) "|" name
+#define NIB_KV_CHOICE (&(NIB_KV_TYPES(NIB_KV_BAR))[1]) /* "auto|i16|...", for nib_parse_choice */
 typedef enum nib_kv_type { /* AUTO: whoever makes a cache decides; kernels never see it */
 #define X(T, name) NIB_KV_##T,
     NIB_KV_TYPES(X)
