@@ -29,8 +29,8 @@ typedef struct blend {
     float unit[16], before[16], now[16];
 } blend;
 
-/* Queries [q0, q0 + n), n <= 16, have m and s [16] in this chunk: a's become those of both. */
-/* Not inlined: its constants would push out the registers of what is around it. */
+/* Queries [q0, q0 + n), n <= 16, have m and s [16] in this chunk: a's become those of both. Not
+ * inlined: its constants would push out the registers of what is around it. */
 __attribute__((noinline)) static void join_chunk(const nib_attn *a, int q0, int n, const float *m,
                                                  const float *s, blend *w) {
     if (!a->more) {
@@ -55,7 +55,7 @@ LANE void join_out(const nib_attn *a, int q, int c, v16 x, const blend *w, int i
     v_store_n(o, x, n);
 }
 
-/* ---- the softmax of one query's integer scores ---- */
+/* ---- the softmax of integer scores ---- */
 
 LANE float query_scale(const nib_attn *a, int i) {
     return nib_bits_f32(nib_load_u32((const uint8_t *)a->q[i] + (size_t)a->d * 2));
@@ -176,15 +176,10 @@ LANE void weigh(const nib_attn *a, int q0, int n, const span *s, float *scores, 
 LANE const int16_t *ints_of(const uint8_t *page) {
     return (const int16_t *)(const void *)(page + NIB_KV_I16_HEAD);
 }
-/* What all queries see together. */
-LANE span seen_by_all(const nib_attn *a) {
-    span all = {CHUNK, 0};
-    for (int i = 0; i < a->n_q; i++) all = join(all, query_span(a, i));
-    return all;
-}
 /* The scales of keys and values of the 32s of positions that someone sees. */
 LANE void gather_scales(const nib_attn *a, float *k, float *v) {
-    const span all = seen_by_all(a);
+    span all = {CHUNK, 0};
+    for (int i = 0; i < a->n_q; i++) all = join(all, query_span(a, i));
     for (int p = all.lo / 32 * 32; p < all.hi; p += 32) {
         memcpy(k + p, a->k[p / NIB_PAGE] + 4 * (p % NIB_PAGE), 32 * sizeof *k);
         memcpy(v + p, a->v[p / NIB_PAGE] + 4 * (p % NIB_PAGE), 32 * sizeof *v);
