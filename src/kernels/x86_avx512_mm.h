@@ -46,6 +46,35 @@ void nib_avx512_quantise_fast(const float *x, int64_t ldx, int64_t t0, int64_t t
 void nib_avx512_matmul_fast(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                             int64_t ldy, void *scratch);
 
+/* ---- many tokens ----
+ * A piece of two panels, some hundred columns, is expanded into the first cache; then all tokens
+ * pass over it in tiles of 2 panels x a few tokens whose sums stay in registers. Between pieces
+ * they wait in scratch: rows of y are powers of two apart and would fall on the same few lines of
+ * the cache. The last piece writes them to y. */
+typedef struct avx512_job { /* what all tiles of a piece share */
+    const void *w;          /* two expanded pieces */
+    const nib_act *a;
+    int64_t piece;     /* which of the row */
+    __mmask16 rows[2]; /* of either panel */
+    __mmask16 some[2]; /* the same, or none in the first piece, when there are no sums yet */
+    const float *sums; /* [T][2][16] */
+    float *to;         /* where they go: the same, or y at these panels */
+    int64_t ld;        /* between tokens there */
+} avx512_job;
+typedef void (*avx512_tile)(const avx512_job *o, int64_t t0);
+typedef struct avx512_way {
+    int64_t n_pieces;
+    size_t bytes; /* of an expanded piece */
+    void (*expand)(const nib_mat *w, const uint8_t *panel, int64_t piece, void *out);
+    const avx512_tile *tiles; /* by number of tokens less 1, up to most */
+    int most;
+} avx512_way;
+void nib_avx512_walk(const avx512_way *way, const nib_mat *w, const nib_act *a, int64_t p0,
+                     int64_t p1, float *y, int64_t ldy, void *scratch);
+
+/* Registers are so full in a tile that a load moved up (compilers like to) makes others spill. */
+#define KEEP_ORDER() __asm__ volatile("" ::: "memory")
+
 /* gcc 12 copies the accumulator around the intrinsic; this is the one instruction. acc += u8 w . s8
  * x */
 INLINE __m512i dpbusd(__m512i acc, __m512i w, __m512i x) {
@@ -199,6 +228,22 @@ INLINE void codes(nib_dtype t, const uint8_t *p, __m512i w[8]) {
 INLINE __m512 f16x16(const uint8_t *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
+
+/* The sums of token t and panel r before and after a piece. Lines of y are asked for when a tile
+ * begins: far apart as they are, they are not in the cache. */
+INLINE void ask_for_sums(const avx512_job *o, int64_t t0, int nt) {
+    for (int64_t t = t0; t < t0 + nt; t++) {
+        fetch_to_write(o->to + t * o->ld);
+        fetch_to_write(o->to + t * o->ld + NIB_PANEL);
+    }
+}
+INLINE __m512 sums_before(const avx512_job *o, int64_t t, int r) {
+    return _mm512_maskz_load_ps(o->some[r], o->sums + (2 * t + r) * NIB_PANEL);
+}
+INLINE void keep_sums(const avx512_job *o, int64_t t, int r, __m512 v) {
+    _mm512_mask_storeu_ps(o->to + t * o->ld + r * NIB_PANEL, o->rows[r], v);
+}
+
 /* Sums [n_tok][2][16] of nr panels from p on, into y. */
 INLINE void nib_avx512_put(const nib_mat *w, const float *sums, int64_t n_tok, int64_t p, int nr,
                            float *y, int64_t ldy) {

@@ -148,25 +148,18 @@ void nib_avx512_fast_expand(const nib_mat *w, const uint8_t *panel, int64_t g, b
 
 /* ---- products ---- */
 
-typedef struct job {
-    const avx512_fast *w; /* two */
-    const nib_act *a;
-    int64_t g, tile; /* the group, its first 64 columns */
-    int n_tiles;
-    float *sums; /* [T][2][16] */
-} job;
-
-#define KEEP_ORDER() __asm__ volatile("" ::: "memory")
 enum { MOST = 12 }; /* tokens a tile: 2 x 12 sums */
 
-INLINE void tile(int nt, const job *o, int64_t t0) {
-    int64_t n_tok = o->a->n_tok, at = o->g * n_tok + t0;
-    const int8_t *q = o->a->kq + (o->tile * n_tok + t0) * 64;
+INLINE void tile(int nt, const avx512_job *o, int64_t t0) {
+    int64_t n_tok = o->a->n_tok, at = o->piece * n_tok + t0;
+    int64_t from = nib_fast_group(o->a->k, o->piece), end = nib_fast_group(o->a->k, o->piece + 1);
+    const int8_t *q = o->a->kq + (from * n_tok + t0) * 64;
     const avx512_fast *w = o->w;
     __m512i sum[2][MOST];
+    ask_for_sums(o, t0, nt);
     UNROLL
     for (int t = 0; t < nt; t++) sum[0][t] = sum[1][t] = bcast32(o->a->kbias + at + t);
-    for (int i = 0; i < o->n_tiles; i++, q += n_tok * 64) {
+    for (int64_t i = 0; i < end - from; i++, q += n_tok * 64) {
         for (int j = 0; j < 16; j += 4) {
             UNROLL
             for (int jj = j; jj < j + 4; jj++) {
@@ -184,7 +177,6 @@ INLINE void tile(int nt, const job *o, int64_t t0) {
         }
     }
     const float *d = o->a->kd + at;
-    float *acc = o->sums + t0 * 2 * NIB_PANEL;
     UNROLL
     for (int r = 0; r < 2; r++) {
         __m512 s = _mm512_load_ps(w[r].s);
@@ -192,43 +184,31 @@ INLINE void tile(int nt, const job *o, int64_t t0) {
         UNROLL
         for (int t = 0; t < nt; t++) {
             __m512 v = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[r][t]), s);
-            v = _mm512_fmadd_ps(v, _mm512_set1_ps(d[t]), _mm512_load_ps(acc + t * 32 + r * 16));
-            _mm512_store_ps(acc + t * 32 + r * 16, v);
+            v = _mm512_fmadd_ps(v, _mm512_set1_ps(d[t]), sums_before(o, t0 + t, r));
+            keep_sums(o, t0 + t, r, v);
         }
     }
 }
 
 #define EACH(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12)
 #define TILE(NT)                                                                                   \
-    static void tile_##NT(const job *o, int64_t t0) {                                              \
+    static void tile_##NT(const avx512_job *o, int64_t t0) {                                       \
         tile(NT, o, t0);                                                                           \
     }
 EACH(TILE)
 #define ROW(NT) tile_##NT,
-static void (*const tiles[MOST])(const job *o, int64_t t0) = {EACH(ROW)};
+static const avx512_tile tiles[MOST] = {EACH(ROW)};
+
+static void expand_group(const nib_mat *w, const uint8_t *panel, int64_t g, void *out) {
+    nib_avx512_fast_expand(w, panel, g, true, out);
+}
 
 void nib_avx512_matmul_fast(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                             int64_t ldy, void *scratch) {
-    avx512_fast *pieces = nib_mm_work(w, scratch);
-    int64_t n_tiles = (a->n_tok + MOST - 1) / MOST;
-    job o = {.w = pieces, .a = a, .sums = nib_mm_sums(w, scratch)};
-    int together = w->packed ? 2 : 1;
-    for (int64_t p = p0; p < p1; p += together) {
-        int nr = (int)NIB_MIN(together, p1 - p);
-        const uint8_t *panel[2];
-        for (int r = 0; r < nr; r++) panel[r] = nib_mm_panel(w, p + r, scratch);
-        memset(o.sums, 0, sizeof(float) * (size_t)(a->n_tok * 2 * NIB_PANEL));
-        for (o.g = 0; o.g < nib_fast_groups(w->k); o.g++) {
-            o.tile = nib_fast_group(w->k, o.g);
-            o.n_tiles = (int)(nib_fast_group(w->k, o.g + 1) - o.tile);
-            /* a lone panel is multiplied twice: rare, and not worth code of its own */
-            for (int r = 0; r < 2; r++)
-                nib_avx512_fast_expand(w, panel[r % nr], o.g, true, &pieces[r]);
-            for (int64_t i = 0, t0 = 0, t1; i < n_tiles; i++, t0 = t1) {
-                t1 = a->n_tok * (i + 1) / n_tiles;
-                tiles[t1 - t0 - 1](&o, t0);
-            }
-        }
-        nib_avx512_put(w, o.sums, a->n_tok, p, nr, y, ldy);
-    }
+    avx512_way way = {.n_pieces = nib_fast_groups(w->k),
+                      .bytes = sizeof(avx512_fast),
+                      .expand = expand_group,
+                      .tiles = tiles,
+                      .most = MOST};
+    nib_avx512_walk(&way, w, a, p0, p1, y, ldy, scratch);
 }

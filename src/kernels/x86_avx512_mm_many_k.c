@@ -47,26 +47,17 @@ INLINE void expand(nib_dtype t, const uint8_t *p, const uint8_t *s, block *o) {
     if (has_min(t)) _mm512_store_ps(o->m, super_m(s));
 }
 
-/* What all tiles of a block share. */
-typedef struct job {
-    const block *w; /* two */
-    const nib_act *a;
-    int64_t b;
-    float *sums; /* [T][2][16] */
-} job;
-
-#define KEEP_ORDER() __asm__ volatile("" ::: "memory")
-
 enum { MOST = 7 };
 
-INLINE void tile(how by, bool min, int nt, const job *o, int64_t t0) {
-    int64_t n_tok = o->a->n_tok, at = o->b * n_tok + t0;
-    const int8_t *q = o->a->kq + (o->b * 4 * n_tok + t0) * 64;
+INLINE void tile(how by, bool min, int nt, const avx512_job *o, int64_t t0) {
+    int64_t n_tok = o->a->n_tok, at = o->piece * n_tok + t0;
+    const int8_t *q = o->a->kq + (o->piece * 4 * n_tok + t0) * 64;
     const block *w = o->w;
     bool of_32 = by == BY_32 || by == BY_WORD;
     int n_side = of_32 ? 4 : 8;
     const int16_t *ks = of_32 ? o->a->ks32 + at * 8 : o->a->ks16 + at * 16;
     __m512i isum[2][MOST];
+    ask_for_sums(o, t0, nt);
     UNROLL
     for (int t = 0; t < nt; t++) isum[0][t] = isum[1][t] = _mm512_setzero_si512();
     const int lines = by == BY_16 || by == BY_WORD ? 4 : 8;
@@ -106,7 +97,6 @@ INLINE void tile(how by, bool min, int nt, const job *o, int64_t t0) {
                                  : _mm512_add_epi32(isum[r][t], _mm512_mullo_epi32(sum[r][t], sc));
         }
     }
-    float *sums = o->sums + t0 * 2 * NIB_PANEL;
     UNROLL
     for (int r = 0; r < 2; r++) {
         UNROLL
@@ -119,16 +109,15 @@ INLINE void tile(how by, bool min, int nt, const job *o, int64_t t0) {
             __m512 v =
                 _mm512_mul_ps(_mm512_cvtepi32_ps(min ? isum[r][t] : side), _mm512_load_ps(w[r].s));
             if (min) v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(side), _mm512_load_ps(w[r].m), v);
-            float *acc = sums + t * 32 + 16 * r;
-            v = _mm512_fmadd_ps(v, _mm512_set1_ps(o->a->kd[at + t]), _mm512_load_ps(acc));
-            _mm512_store_ps(acc, v);
+            v = _mm512_fmadd_ps(v, _mm512_set1_ps(o->a->kd[at + t]), sums_before(o, t0 + t, r));
+            keep_sums(o, t0 + t, r, v);
         }
     }
 }
 
 /* One function a kind and number of tokens. */
 #define TILE(NAME, HOW, MIN, NT)                                                                   \
-    static void tile_##NAME##_##NT(const job *o, int64_t t0) {                                     \
+    static void tile_##NAME##_##NT(const avx512_job *o, int64_t t0) {                              \
         tile(HOW, MIN, NT, o, t0);                                                                 \
     }
 #define TILES(NAME, HOW, MIN)                                                                      \
@@ -150,8 +139,7 @@ TILES(by_32, BY_32, false)
 TILES(by_16, BY_16, false)
 TILES(folded_min, FOLDED, true)
 TILES(folded, FOLDED, false)
-typedef void (*tile_fn)(const job *o, int64_t t0);
-static const tile_fn tiles[][MOST] = {
+static const avx512_tile tiles[][MOST] = {
     [NIB_Q4_K] = ROW(word_min), [NIB_Q5_K] = ROW(min),    [NIB_IQ4_XS] = ROW(by_32),
     [NIB_Q6_K] = ROW(by_16),    [NIB_Q3_K] = ROW(folded), [NIB_Q2_K] = ROW(folded_min),
 };
@@ -168,31 +156,18 @@ static void (*const expanders[])(const uint8_t *p, const uint8_t *s, block *o) =
 #include "kernels/p16.def"
 };
 
+static void expand_block(const nib_mat *w, const uint8_t *panel, int64_t b, void *out) {
+    const mm_format *f = nib_mm_format(w->dtype);
+    const uint8_t *s = panel + (size_t)(w->k / 32) * f->code_bytes;
+    expanders[w->dtype](panel + (size_t)b * 8 * f->code_bytes, s + (size_t)b * f->scale_bytes, out);
+}
+
 void nib_avx512_mm_many_k(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                           int64_t ldy, void *scratch) {
-    const mm_format *f = nib_mm_format(w->dtype);
-    block *blocks = nib_mm_work(w, scratch);
-    int64_t n_tiles = (a->n_tok + MOST - 1) / MOST;
-    job o = {.w = blocks, .a = a, .sums = nib_mm_sums(w, scratch)};
-    int together = w->packed ? 2 : 1;
-    for (int64_t p = p0; p < p1; p += together) {
-        int nr = (int)NIB_MIN(together, p1 - p);
-        const uint8_t *panel[2];
-        for (int r = 0; r < nr; r++) panel[r] = nib_mm_panel(w, p + r, scratch);
-        memset(o.sums, 0, sizeof(float) * (size_t)(a->n_tok * 2 * NIB_PANEL));
-        for (o.b = 0; o.b < w->k / 256; o.b++) {
-            for (int r = 0; r < 2; r++)
-                expanders[w->dtype](panel[r % nr] + (size_t)o.b * 8 * f->code_bytes,
-                                    panel[r % nr] + (size_t)(w->k / 32) * f->code_bytes +
-                                        (size_t)o.b * f->scale_bytes,
-                                    &blocks[r]);
-            int64_t t0 = 0;
-            for (int64_t i = 0; i < n_tiles; i++) {
-                int64_t t1 = a->n_tok * (i + 1) / n_tiles;
-                tiles[w->dtype][t1 - t0 - 1](&o, t0);
-                t0 = t1;
-            }
-        }
-        nib_avx512_put(w, o.sums, a->n_tok, p, nr, y, ldy);
-    }
+    avx512_way way = {.n_pieces = w->k / 256,
+                      .bytes = sizeof(block),
+                      .expand = expand_block,
+                      .tiles = tiles[w->dtype],
+                      .most = MOST};
+    nib_avx512_walk(&way, w, a, p0, p1, y, ldy, scratch);
 }
