@@ -69,7 +69,11 @@ typedef struct nib_act {
     int32_t *kbias; /* FAST only: [as kd][T], -128 * the sum of the group's q */
     int16_t *ks16;  /* [K/256][T][16]: sums of 16 q each */
     int16_t *ks32;  /* [K/256][T][8]: sums of 32 q each */
+    uint8_t *calm;  /* [K/256][T]: 1 where the sizes of no 16 q add up to more than NIB_CALM */
 } nib_act;
+/* Of at most 16 * 127. Of activations that are spread normally two blocks in a thousand are not
+ * calm. */
+enum { NIB_CALM = 1023 };
 size_t nib_act_bytes(int64_t n_tok, int64_t k); /* for all arrays together, in 64-byte parts */
 void nib_act_bind(nib_act *a, void *mem, int64_t n_tok,
                   int64_t k); /* sets n_tok, k and the arrays inside mem; not fast */

@@ -64,7 +64,7 @@ size_t nib_act_bytes(int64_t n_tok, int64_t k) {
     size_t n = (size_t)(n_tok * (k / 32)), nk = (size_t)(n_tok * (k / 256));
     size_t ng = (size_t)(n_tok * nib_fast_groups(k)) * 4 + PAST_GROUP;
     return part(n * 32) + 3 * part(n * 4) + part(n * 32 + PAST_KQ) + 2 * part(ng) + part(nk * 32) +
-           part(nk * 16 + 256);
+           part(nk * 16 + 256) + part(nk);
 }
 
 void nib_act_bind(nib_act *a, void *mem, int64_t n_tok, int64_t k) {
@@ -92,6 +92,8 @@ void nib_act_bind(nib_act *a, void *mem, int64_t n_tok, int64_t k) {
     a->ks16 = (int16_t *)(void *)p;
     p += part(nk * 32);
     a->ks32 = (int16_t *)(void *)p;
+    p += part(nk * 16 + 256);
+    a->calm = p;
 }
 
 void nib_mat_ask(const nib_mat *w, int64_t p, int64_t n) {

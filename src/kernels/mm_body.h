@@ -60,13 +60,19 @@ INLINE void round_256(const float *src, nib_act *a, int64_t b, int64_t t) {
     v16 inverse = v_set1(some ? 127 / max : 0);
     int64_t at = b * a->n_tok + t;
     int16_t *s16 = a->ks16 + at * 16, *s32 = a->ks32 + at * 8;
+    bool calm = true;
     for (int i = 0; i < 16; i++) {
         v16 q = v_sub(v_add(v_mul(v_load(src + 16 * i), inverse), magic), magic);
         v_store_i8(a->kq + ((4 * b + i / 4) * a->n_tok + t) * 64 + 16 * (i % 4), q);
-        s16[i] = (int16_t)v_sum(q); /* exact */
+        /* their sum and that of their sizes in one, exactly: below 2^11 and 2^23 */
+        int32_t both = (int32_t)v_sum(v_fma(v_abs(q), v_set1(4096), q));
+        int32_t sizes = (both + 2048) >> 12;
+        s16[i] = (int16_t)(both - sizes * 4096);
+        calm &= sizes <= NIB_CALM;
     }
     for (int i = 0; i < 8; i++) s32[i] = (int16_t)(s16[2 * i] + s16[2 * i + 1]);
     a->kd[at] = some ? max / 127 : 0;
+    a->calm[at] = calm;
 }
 
 /* So many tokens have a block rounded before the next block: what is written for them lies side by

@@ -1,19 +1,24 @@
 /* Products with many tokens, blocks of 256: the way of x86_avx512_mm_many.c, a block of two panels
  * at a time.
  *
- * Everything is integers until the block ends. Sums of 32 or 16 columns are multiplied with their
- * scale and added up; what codes lie above weights, and minima, come from the sums of the
- * activations, once a block. Q2_K and Q3_K have their scales in the weight, which fits a byte. */
+ * Everything is integers until the block ends. Sums of some columns are multiplied with their scale
+ * and added up. vpdpwssd does both at once, half the work of a multiplication of 32 bits, but takes
+ * only words: so sums are kept small. Where codes lie above weights, a sum starts at what that
+ * comes to, and 16 columns of Q6_K are at most 32 times the sizes of their q. Of any q that is too
+ * much, of those in a calm block (kernels.h), nearly all there are, it is not; nor are 16 columns
+ * of Q5_K, and of Q4_K 32. Tiles with a block that is not calm take smaller sums or the longer way.
+ * Q2_K and Q3_K have their scales in the weight, which fits a byte.
+ *
+ * Minima come from the sums of the activations, once a block. */
 #include "kernels/x86_avx512_mm.h"
 
-/* How sums meet scales: each 32 columns, each 16, or not at all. BY_WORD: each 16 columns, whose
- * sum fits a signed word (15 * 127 * 16 does): one instruction multiplies and adds it. */
-typedef enum how { BY_32, BY_16, BY_WORD, FOLDED } how;
+_Static_assert(NIB_CALM * 2 * 15 < 1 << 15, "32 columns of Q4_K fit a word");
+_Static_assert(NIB_CALM * 31 < 1 << 15 && NIB_CALM * 32 < 1 << 15, "16 of Q5_K, 16 of Q6_K");
 
 typedef struct block {
     _Alignas(64) uint8_t w[64][64];
-    int32_t sc[16][NIB_PANEL];
-    int32_t side[8][NIB_PANEL]; /* pairs of words: minima, or what makes up for the excess */
+    int32_t sc[16][NIB_PANEL]; /* low words; the high ones are 0 */
+    int32_t min[8][NIB_PANEL]; /* pairs of words */
     float s[NIB_PANEL], m[NIB_PANEL];
 } block;
 _Static_assert(2 * sizeof(block) <= MM_SCRATCH, "the scratch holds two blocks");
@@ -34,38 +39,53 @@ INLINE void expand(nib_dtype t, const uint8_t *p, const uint8_t *s, block *o) {
     }
     if (!is_folded(t))
         for (int i = 0; i < (has_16(t) ? 16 : 8); i++)
-            _mm512_store_si512(o->sc[i], s8x16(plain.sc[i]));
-    for (int i = 0; i < (has_16(t) ? 8 : 4); i++) {
-        __m512i v = t == NIB_Q3_K ? _mm512_set1_epi16(1)
-                                  : pairs((has_min(t) ? plain.min : plain.sc) + 2 * i);
-        if (!has_min(t))
-            v = _mm512_mullo_epi16(v,
-                                   _mm512_set1_epi16((short)(t == NIB_Q3_K ? -128 : -excess(t))));
-        _mm512_store_si512(o->side[i], v);
-    }
+            _mm512_store_si512(o->sc[i], _mm512_maskz_mov_epi16(0x55555555u, s8x16(plain.sc[i])));
+    if (has_min(t))
+        for (int i = 0; i < (has_16(t) ? 8 : 4); i++)
+            _mm512_store_si512(o->min[i], pairs(plain.min + 2 * i));
     _mm512_store_ps(o->s, super_s(t, s));
     if (has_min(t)) _mm512_store_ps(o->m, super_m(s));
 }
 
 enum { MOST = 7 };
 
-INLINE void tile(how by, bool min, int nt, const avx512_job *o, int64_t t0) {
-    int64_t n_tok = o->a->n_tok, at = o->piece * n_tok + t0;
-    const int8_t *q = o->a->kq + (o->piece * 4 * n_tok + t0) * 64;
+/* Where the sums of a block start, of so many columns each: at what makes up for the excess. */
+INLINE void starts(nib_dtype t, int columns, int nt, const nib_act *a, int64_t at,
+                   int32_t start[MOST][16]) {
+    const __m512i above = _mm512_set1_epi32(is_folded(t) ? -128 : -excess(t));
+    UNROLL
+    for (int i = 0; i < nt; i++) {
+        __m512i sums = _mm512_cvtepi16_epi32(
+            columns == 32
+                ? _mm256_castsi128_si256(_mm_load_si128((const __m128i *)(a->ks32 + (at + i) * 8)))
+                : _mm256_load_si256((const __m256i *)(a->ks16 + (at + i) * 16)));
+        if (columns == 256) sums = _mm512_set1_epi32(_mm512_reduce_add_epi32(sums));
+        _mm512_store_si512(start[i], _mm512_mullo_epi32(sums, above));
+    }
+}
+
+/* Sums of so many columns, 256 where scales are in the weights. */
+INLINE void tile(nib_dtype type, int columns, bool by_word, int nt, const avx512_job *o,
+                 int64_t t0) {
+    const nib_act *a = o->a;
+    int64_t n_tok = a->n_tok, at = o->piece * n_tok + t0;
+    const int8_t *q = a->kq + (o->piece * 4 * n_tok + t0) * 64;
     const block *w = o->w;
-    bool of_32 = by == BY_32 || by == BY_WORD;
-    int n_side = of_32 ? 4 : 8;
-    const int16_t *ks = of_32 ? o->a->ks32 + at * 8 : o->a->ks16 + at * 16;
+    const bool above = excess(type), min = has_min(type), folded = columns == 256;
+    _Alignas(64) int32_t start[MOST][16];
     __m512i isum[2][MOST];
     ask_for_sums(o, t0, nt);
+    if (above) starts(type, columns, nt, a, at, start);
     UNROLL
-    for (int t = 0; t < nt; t++) isum[0][t] = isum[1][t] = _mm512_setzero_si512();
-    const int lines = by == BY_16 || by == BY_WORD ? 4 : 8;
+    for (int t = 0; t < nt; t++)
+        isum[0][t] = isum[1][t] = folded && above ? bcast32(start[t]) : _mm512_setzero_si512();
+    const int lines = NIB_MIN(columns / 4, 8);
     for (int g = 0; g < 64 / lines; g++) {
         __m512i sum[2][MOST];
         UNROLL
         for (int t = 0; t < nt; t++)
-            if (by != FOLDED) sum[0][t] = sum[1][t] = _mm512_setzero_si512();
+            if (!folded)
+                sum[0][t] = sum[1][t] = above ? bcast32(start[t] + g) : _mm512_setzero_si512();
         UNROLL
         for (int j = 0; j < lines; j++) {
             __m512i w0, w1;
@@ -75,7 +95,7 @@ INLINE void tile(how by, bool min, int nt, const avx512_job *o, int64_t t0) {
             UNROLL
             for (int t = 0; t < nt; t++) {
                 __m512i x = bcast32(q + 64 * t + 4 * j);
-                if (by == FOLDED) {
+                if (folded) {
                     isum[0][t] = dpbusd(isum[0][t], w0, x);
                     isum[1][t] = dpbusd(isum[1][t], w1, x);
                 } else {
@@ -85,71 +105,79 @@ INLINE void tile(how by, bool min, int nt, const avx512_job *o, int64_t t0) {
             }
         }
         q += (g + 1) % (16 / lines) ? 4 * lines : n_tok * 64 - 64 + 4 * lines;
-        if (by == FOLDED) continue;
+        if (folded) continue;
         UNROLL
         for (int r = 0; r < 2; r++) {
-            __m512i sc = _mm512_load_si512(w[r].sc[by == BY_WORD ? g / 2 : g]);
+            __m512i sc = _mm512_load_si512(w[r].sc[g * columns / (has_16(type) ? 16 : 32)]);
+            if (!by_word) sc = _mm512_srai_epi32(_mm512_slli_epi32(sc, 16), 16);
             KEEP_ORDER();
             UNROLL
             for (int t = 0; t < nt; t++)
-                isum[r][t] = by == BY_WORD
+                isum[r][t] = by_word
                                  ? dpwssd(isum[r][t], sum[r][t], sc)
                                  : _mm512_add_epi32(isum[r][t], _mm512_mullo_epi32(sum[r][t], sc));
         }
     }
+    int n_min = has_16(type) ? 8 : 4;
+    const int16_t *ks = has_16(type) ? a->ks16 + at * 16 : a->ks32 + at * 8;
     UNROLL
     for (int r = 0; r < 2; r++) {
         UNROLL
         for (int t = 0; t < nt; t++) {
-            const int16_t *k = ks + t * (of_32 ? 8 : 16);
-            __m512i side = min ? _mm512_setzero_si512() : isum[r][t];
-            UNROLL
-            for (int i = 0; i < n_side; i++)
-                side = dpwssd(side, _mm512_load_si512(w[r].side[i]), bcast32(k + 2 * i));
-            __m512 v =
-                _mm512_mul_ps(_mm512_cvtepi32_ps(min ? isum[r][t] : side), _mm512_load_ps(w[r].s));
-            if (min) v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(side), _mm512_load_ps(w[r].m), v);
-            v = _mm512_fmadd_ps(v, _mm512_set1_ps(o->a->kd[at + t]), sums_before(o, t0 + t, r));
+            __m512 v = _mm512_mul_ps(_mm512_cvtepi32_ps(isum[r][t]), _mm512_load_ps(w[r].s));
+            if (min) {
+                __m512i imin = _mm512_setzero_si512();
+                UNROLL
+                for (int i = 0; i < n_min; i++)
+                    imin = dpwssd(imin, _mm512_load_si512(w[r].min[i]),
+                                  bcast32(ks + 2 * (t * n_min + i)));
+                v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(imin), _mm512_load_ps(w[r].m), v);
+            }
+            v = _mm512_fmadd_ps(v, _mm512_set1_ps(a->kd[at + t]), sums_before(o, t0 + t, r));
             keep_sums(o, t0 + t, r, v);
         }
     }
 }
 
-/* One function a kind and number of tokens. */
-#define TILE(NAME, HOW, MIN, NT)                                                                   \
-    static void tile_##NAME##_##NT(const avx512_job *o, int64_t t0) {                              \
-        tile(HOW, MIN, NT, o, t0);                                                                 \
-    }
-#define TILES(NAME, HOW, MIN)                                                                      \
-    TILE(NAME, HOW, MIN, 1)                                                                        \
-    TILE(NAME, HOW, MIN, 2)                                                                        \
-    TILE(NAME, HOW, MIN, 3)                                                                        \
-    TILE(NAME, HOW, MIN, 4)                                                                        \
-    TILE(NAME, HOW, MIN, 5)                                                                        \
-    TILE(NAME, HOW, MIN, 6)                                                                        \
-    TILE(NAME, HOW, MIN, 7)
-#define ROW(N)                                                                                     \
-    {                                                                                              \
-        tile_##N##_1, tile_##N##_2, tile_##N##_3, tile_##N##_4, tile_##N##_5, tile_##N##_6,        \
-            tile_##N##_7                                                                           \
-    }
-TILES(word_min, BY_WORD, true)
-TILES(min, BY_32, true)
-TILES(by_32, BY_32, false)
-TILES(by_16, BY_16, false)
-TILES(folded_min, FOLDED, true)
-TILES(folded, FOLDED, false)
-static const avx512_tile tiles[][MOST] = {
-    [NIB_Q4_K] = ROW(word_min), [NIB_Q5_K] = ROW(min),    [NIB_IQ4_XS] = ROW(by_32),
-    [NIB_Q6_K] = ROW(by_16),    [NIB_Q3_K] = ROW(folded), [NIB_Q2_K] = ROW(folded_min),
-};
+INLINE bool is_calm(int nt, const avx512_job *o, int64_t t0) {
+    const uint8_t *calm = o->a->calm + o->piece * o->a->n_tok + t0;
+    uint8_t all = 1;
+    UNROLL
+    for (int t = 0; t < nt; t++) all &= calm[t];
+    return all;
+}
 
+INLINE void tile_of(nib_dtype type, int nt, const avx512_job *o, int64_t t0) {
+    if (is_folded(type))
+        tile(type, 256, false, nt, o, t0);
+    else if (type == NIB_IQ4_XS)
+        tile(type, 32, false, nt, o, t0);
+    else if (is_calm(nt, o, t0))
+        tile(type, type == NIB_Q4_K ? 32 : 16, true, nt, o, t0);
+    else
+        tile(type, type == NIB_Q5_K ? 32 : 16, type == NIB_Q4_K, nt, o, t0);
+}
+
+/* One function a format and number of tokens. */
+#define TILE(T, NT)                                                                                \
+    static void tile_##T##_##NT(const avx512_job *o, int64_t t0) {                                 \
+        tile_of(NIB_##T, NT, o, t0);                                                               \
+    }
 #define NIB_P16(...)
 #define NIB_P16K(T, ...)                                                                           \
-    static void expand_##T(const uint8_t *p, const uint8_t *s, block *o) {                         \
+    TILE(T, 1)                                                                                     \
+    TILE(T, 2) TILE(T, 3) TILE(T, 4) TILE(T, 5) TILE(T, 6)                                         \
+        TILE(T, 7) static void expand_##T(const uint8_t *p, const uint8_t *s, block *o) {          \
         expand(NIB_##T, p, s, o);                                                                  \
     }
 #include "kernels/p16.def"
+static const avx512_tile tiles[][MOST] = {
+#define NIB_P16(...)
+#define NIB_P16K(T, ...)                                                                           \
+    [NIB_##T] = {tile_##T##_1, tile_##T##_2, tile_##T##_3, tile_##T##_4,                           \
+                 tile_##T##_5, tile_##T##_6, tile_##T##_7},
+#include "kernels/p16.def"
+};
 static void (*const expanders[])(const uint8_t *p, const uint8_t *s, block *o) = {
 #define NIB_P16(...)
 #define NIB_P16K(T, ...) [NIB_##T] = expand_##T,

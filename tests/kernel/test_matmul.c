@@ -312,14 +312,18 @@ static void blocks_of_256_are_rounded_to_nearest(void **state) {
         for (int64_t b = 0; b < 3; b++) {
             int64_t at = b * 5 + t;
             float d = s.a.kd[at];
-            int sum = 0, most = 0;
+            int sum = 0, most = 0, sizes = 0;
+            bool calm = true;
             for (int i = 0; i < 256; i++) {
                 float x = s.x[t * s.ldx + 256 * b + i];
                 int q = s.a.kq[((4 * b + i / 64) * 5 + t) * 64 + i % 64];
                 assert_true(q >= -127);
                 most = NIB_MAX(most, abs(q));
                 sum += q;
+                sizes += abs(q);
                 if (i % 16 == 15) {
+                    calm &= sizes <= NIB_CALM;
+                    sizes = 0;
                     assert_int_equal(s.a.ks16[at * 16 + i / 16], sum);
                     if (i % 32 == 31)
                         assert_int_equal(s.a.ks32[at * 8 + i / 32],
@@ -330,6 +334,7 @@ static void blocks_of_256_are_rounded_to_nearest(void **state) {
                     assert_true(fabs((double)x - (double)d * q) <= 0.5001 * (double)d + 1e-30);
             }
             assert_int_equal(most, t == 0 && b == 1 ? 0 : 127);
+            assert_int_equal(s.a.calm[at], calm);
         }
     assert_true(s.a.kd[1 * 5] == 0);
     assert_true(s.a.kd[2 * 5] == FLT_MAX / 127); /* infinity, and NaN beside it is 0 */
@@ -476,6 +481,47 @@ static void few_tokens_in_every_shape(void **state) {
                 free_matrix(&m);
             }
     }
+    print_message("%ld products, 0 differ from scalar\n", n_products);
+}
+
+/* Blocks as far from zero as calm ones get, a step farther, and as far as any: sums of integers
+ * that only just fit what they are kept in. */
+static void sums_at_their_largest(void **state) {
+    (void)state;
+    enum { N_TOK = 75, K = 512, N = 37 };
+    long n_products = 0, n_calm = 0;
+    for (size_t i = 0; i < NIB_ARRAY_LEN(all); i++) {
+        if (nib_mat_act(all[i]) != NIB_ACT_Q8K) continue;
+        for (int f = TAME; f <= ONES; f++) {
+            matrix m = make_matrix(all[i], N, K, (fill)f);
+            acts a = make_acts(scalar(), NIB_ACT_Q8K, N_TOK, K, 0);
+            for (int64_t at = 0; at < N_TOK * K / 16; at++) {
+                float *x = a.x + at / (K / 16) * a.ldx + at % (K / 16) * 16;
+                /* tokens 0 to 29 are calm throughout: whole tiles */
+                int kind = at / (K / 16) < 30 ? 0 : (int)random_below(3);
+                int sizes = kind == 2 ? 16 * 127 : NIB_CALM + kind, sign = random_below(2) ? 1 : -1;
+                for (int j = 0; j < 16; j++) { /* 127 first, the rest evenly */
+                    int size = j == 0 ? 127 : (sizes - 127 + j - 1) / 15;
+                    x[j] = (float)(sign * size);
+                }
+            }
+            quantise(scalar(), NIB_ACT_Q8K, a.x, a.ldx, 0, N_TOK, &a.a);
+            for (int j = 0; j < N_TOK * K / 256; j++) n_calm += a.a.calm[j];
+            float *want = product(scalar(), best_form(&m), &a.a, 100);
+            for (size_t s = 1; s < NIB_ARRAY_LEN(isas); s++) {
+                const nib_kernels *set = nib_kernels_upto(isas[s]);
+                if (!set) continue;
+                float *got = product(set, best_form(&m), &a.a, 100);
+                same_product(want, got, best_form(&m), N_TOK, isas[s], "matmul");
+                free_product(got, best_form(&m), N_TOK);
+                n_products++;
+            }
+            free_product(want, best_form(&m), N_TOK);
+            free_acts(&a);
+            free_matrix(&m);
+        }
+    }
+    assert_true(n_calm >= 30 * K / 256);
     print_message("%ld products, 0 differ from scalar\n", n_products);
 }
 
@@ -669,6 +715,7 @@ int main(void) {
         cmocka_unit_test(scalar_is_near_double),
         cmocka_unit_test(every_set_equals_scalar),
         cmocka_unit_test(few_tokens_in_every_shape),
+        cmocka_unit_test(sums_at_their_largest),
         cmocka_unit_test(tokens_do_not_see_each_other),
         cmocka_unit_test(fast_groups_cover_a_row),
         cmocka_unit_test(fast_weights_are_half_a_step_off),
