@@ -104,6 +104,10 @@ INLINE void tile(nib_dtype type, int columns, bool by_word, int nt, const avx512
                 }
             }
         }
+        if (g % (16 / lines) == 0) { /* the next tile's */
+            UNROLL
+            for (int t = 0; t < nt; t++) _mm_prefetch((const char *)q + 64 * (nt + t), _MM_HINT_T0);
+        }
         q += (g + 1) % (16 / lines) ? 4 * lines : n_tok * 64 - 64 + 4 * lines;
         if (folded) continue;
         UNROLL
@@ -163,21 +167,25 @@ INLINE void tile_of(nib_dtype type, int nt, const avx512_job *o, int64_t t0) {
     static void tile_##T##_##NT(const avx512_job *o, int64_t t0) {                                 \
         tile_of(NIB_##T, NT, o, t0);                                                               \
     }
+/* clang-format off */
 #define NIB_P16(...)
-#define NIB_P16K(T, ...)                                                                           \
-    TILE(T, 1)                                                                                     \
-    TILE(T, 2) TILE(T, 3) TILE(T, 4) TILE(T, 5) TILE(T, 6)                                         \
-        TILE(T, 7) static void expand_##T(const uint8_t *p, const uint8_t *s, block *o) {          \
-        expand(NIB_##T, p, s, o);                                                                  \
-    }
+#define NIB_P16K(T, ...) TILE(T, 1) TILE(T, 2) TILE(T, 3) TILE(T, 4) TILE(T, 5) TILE(T, 6) TILE(T, 7)
 #include "kernels/p16.def"
 static const avx512_tile tiles[][MOST] = {
 #define NIB_P16(...)
 #define NIB_P16K(T, ...)                                                                           \
-    [NIB_##T] = {tile_##T##_1, tile_##T##_2, tile_##T##_3, tile_##T##_4,                           \
-                 tile_##T##_5, tile_##T##_6, tile_##T##_7},
+    [NIB_##T] = {tile_##T##_1, tile_##T##_2, tile_##T##_3, tile_##T##_4, tile_##T##_5,             \
+                 tile_##T##_6, tile_##T##_7},
 #include "kernels/p16.def"
 };
+/* clang-format on */
+
+#define NIB_P16(...)
+#define NIB_P16K(T, ...)                                                                           \
+    static void expand_##T(const uint8_t *p, const uint8_t *s, block *o) {                         \
+        expand(NIB_##T, p, s, o);                                                                  \
+    }
+#include "kernels/p16.def"
 static void (*const expanders[])(const uint8_t *p, const uint8_t *s, block *o) = {
 #define NIB_P16(...)
 #define NIB_P16K(T, ...) [NIB_##T] = expand_##T,

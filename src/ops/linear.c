@@ -149,7 +149,7 @@ typedef struct act_job {
 } act_job;
 
 /* Rows of the scratch that follows what matmul uses: [T][ACT_WIDTH], for gate and for up. */
-enum { ACT_WIDTH = CHUNK * NIB_PANEL };
+enum { ACT_WIDTH = CHUNK * NIB_PANEL, AHEAD = 8 };
 
 static void act_panels(nib_worker *w, const void *job, int64_t p0, int64_t p1) {
     const act_job *j = job;
@@ -174,9 +174,13 @@ static void act_panels(nib_worker *w, const void *job, int64_t p0, int64_t p1) {
                 for (int64_t t = 0; t < n_tok; t++)
                     w->k->add(tmp[i] + t * ACT_WIDTH, l[i]->bias + r0, width);
         }
-        for (int64_t t = 0; t < n_tok; t++)
-            activate(w, j->act, j->y + t * ld + r0, tmp[0] + t * ACT_WIDTH,
-                     j->gate ? tmp[1] + t * ACT_WIDTH : NULL, width);
+        for (int64_t t = 0; t < n_tok; t++) {
+            /* lines of y are far apart: asked for some tokens ahead */
+            float *y = j->y + t * ld + r0, *then = y + NIB_MIN(AHEAD, n_tok - 1 - t) * ld;
+            for (int64_t i = 0; i < width; i += 16) __builtin_prefetch(then + i, 1);
+            activate(w, j->act, y, tmp[0] + t * ACT_WIDTH, j->gate ? tmp[1] + t * ACT_WIDTH : NULL,
+                     width);
+        }
     }
 }
 
