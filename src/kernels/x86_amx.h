@@ -9,6 +9,8 @@
 #define TILE_STORE_ROWS(tile, p, stride)                                                           \
     __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)" ::"r"(p), "r"((long)(stride))          \
                      : "memory")
+#define TILE_LOAD_EACH(tile, p) /* the same line for all rows */                                   \
+    __asm__ volatile("tileloadd (%0), %%tmm" #tile ::"r"(p) : "memory")
 #define TILE_STORE(tile, p) TILE_STORE_ROWS(tile, p, 64)
 #define TILE_ZERO(tile)     __asm__ volatile("tilezero %%tmm" #tile ::: "memory")
 #define TILE_RELEASE()      __asm__ volatile("tilerelease" ::: "memory")

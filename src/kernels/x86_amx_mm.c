@@ -1,21 +1,39 @@
 /* Matrix products with AMX, blocks of 32: the integer sums of many tokens by tiles, on top of the
  * AVX-512 set.
  *
- * A piece of two panels is expanded to signed bytes; a group of 32 columns, 8 lines of 64 bytes, is
- * a B tile as it stands, and a group's activations, NT tokens of 32 bytes, are an A tile. A tile
- * product is half as deep as it could be, for the scales change every 32 columns: but integer sums
- * are exact, so the floats follow the order of mm.h and the results are those of every other set.
+ * A group of 32 columns of a panel, expanded to signed bytes, 8 lines of 64, is a B tile as it
+ * stands, and a group's activations, NT tokens of 32 bytes, are an A tile. A tile product is half
+ * as deep as it could be, for the scales change every 32 columns: but integer sums are exact, so
+ * the floats follow the order of mm.h and the results are those of every other set.
  *
- * What bounds this is turning sums into floats: one panel of NT tokens stays in registers while its
- * groups go by in a pipeline. Group g multiplies while the sums of g - 2 are stored and those of
- * g - LATE are added: a store waits for its product, and a load of what was stored for the store to
- * reach the cache, which it does only when all before it is done. */
+ * What bounds this is turning sums into floats. While tiles work, the core does one multiplication
+ * or conversion a cycle instead of two, but additions and subtractions of floats as ever. So sums
+ * are not converted: a tile starts at the bits of the float 1.5 * 2^23 instead of at zero, and what
+ * it then holds are the bits of the float 1.5 * 2^23 + sum (|sum| <= 32 * 128 * 127 < 2^22), from
+ * which a subtraction, exact, takes the sum.
+ *
+ * Work goes in batches: a pair of panels, NT tokens, a few groups. While a batch multiplies, the
+ * sums of the one before become floats, 8 tokens of both panels in registers at a time: each
+ * activation's scale is then loaded once for both. A tile is stored a few products after its own
+ * began, and read a batch later: a store waits for its product, and a load of what was stored for
+ * the store to reach the cache, which it does only when all before it is done.
+ *
+ * All tokens pass over BATCH groups of four panels, then over the next ones: little enough that
+ * both batches' sums stay in the first cache too. */
 #include "kernels/x86_amx_mm.h"
 #include "kernels/internal.h"
 
-enum { NT = 16, RING = 8, LATE = 6 };
+enum { NT = 16, BATCH = 4 };
+enum { WIDE = MM_PANELS_MOST }; /* panels at a time: pairs */
 
-/* Tiles 0-3: sums of groups in turn; 4, 5: activations; 6, 7: weights. */
+/* BATCH groups of a panel. Scales of those before are still wanted when weights are not. */
+typedef struct piece {
+    _Alignas(64) uint8_t w[BATCH][8][64];
+    float s[2][BATCH][NIB_PANEL], m[2][BATCH][NIB_PANEL];
+} piece;
+_Static_assert(WIDE * sizeof(piece) <= MM_SCRATCH, "the scratch holds them");
+
+/* Tiles 0-3: sums; 4, 5: activations; 6, 7: weights. */
 static void configure(void) {
     tile_config c = {.palette = 1};
     for (int i = 0; i < 8; i++) {
@@ -25,120 +43,233 @@ static void configure(void) {
     __asm__ volatile("ldtilecfg %0" ::"m"(c));
 }
 
+#define FLOAT_AT 12582912.0f /* 1.5 * 2^23 */
+static const _Alignas(64) float start[NIB_PANEL] = {
+    FLOAT_AT, FLOAT_AT, FLOAT_AT, FLOAT_AT, FLOAT_AT, FLOAT_AT, FLOAT_AT, FLOAT_AT,
+    FLOAT_AT, FLOAT_AT, FLOAT_AT, FLOAT_AT, FLOAT_AT, FLOAT_AT, FLOAT_AT, FLOAT_AT};
+
+/* FLOAT_AT + sum */
+typedef struct sums {
+    _Alignas(64) float v[NT][NIB_PANEL];
+} sums;
+
 typedef struct job {
-    const avx512_piece *w;
+    const nib_mat *w;
     const nib_act *a;
-    int64_t g0; /* the piece's first group in a */
-    int n_groups;
-    int nr;            /* panels */
-    __mmask16 rows[2]; /* of each */
-    float *acc;        /* [T][2][16] */
-    float *y;          /* where sums go after the last piece */
+    int nr; /* panels */
+    const uint8_t *panel[WIDE];
+    __mmask16 rows[WIDE];
+    piece *piece; /* [WIDE] */
+    float *acc;   /* [T][WIDE][16] */
+    float *y;     /* of the first panel */
     int64_t ldy;
-    bool first, last;
 } job;
 
-typedef int32_t sums[NT][NIB_PANEL];
+/* Where a batch is read, and its floats. */
+typedef struct batch {
+    const uint8_t *w; /* its first group in the piece of the pair's first panel */
+    const float *s, *m;
+    int64_t step; /* tokens from a group to the next */
+    const int8_t *q;
+    const float *d, *ds;
+    float *acc;
+    __mmask16 before; /* acc holds something */
+} batch;
+enum { NEXT_PANEL = sizeof(piece), NEXT_ACC = WIDE * NIB_PANEL };
 
-#define START(C, A, B)                                                                             \
+/* Groups [g, g + n), of which the last may be past the end of the rows: its weights and scales are
+ * then zeros, and whatever is finite may be multiplied with them. */
+INLINE batch batch_of(const job *o, int n, int64_t g, int64_t t0, int pair) {
+    const piece *w = o->piece + 2 * pair;
+    int64_t n_tok = o->a->n_tok, at = g * n_tok + t0;
+    return (batch){.w = w->w[0][0],
+                   .s = w->s[g / n % 2][0],
+                   .m = w->m[g / n % 2][0],
+                   .step = g + n <= o->a->k / 32 ? n_tok : 0,
+                   .q = o->a->q + at * 32,
+                   .d = o->a->d + at,
+                   .ds = o->a->ds + at,
+                   .acc = o->acc + t0 * NEXT_ACC + 2 * pair * NIB_PANEL,
+                   .before = g ? 0xffff : 0};
+}
+static void expand(const job *o, int n, int64_t g) {
+    int there = (int)NIB_MIN(n, o->a->k / 32 - g);
+    /* a panel without a partner is multiplied with itself: rare */
+    for (int r = 0; r < (o->nr + 1) / 2 * 2; r++) {
+        piece *w = o->piece + r;
+        avx512_expanded to = {w->w, w->s[g / n % 2], w->m[g / n % 2]};
+        nib_avx512_expand(o->w, o->panel[NIB_MIN(r, o->nr - 1)], g, there, false, &to);
+        if (there == n) continue;
+        memset(to.w[there], 0, sizeof *to.w);
+        memset(to.s[there], 0, sizeof *to.s);
+        memset(to.m[there], 0, sizeof *to.m);
+    }
+}
+
+/* Unit i of a batch is group i / 2 of panel i % 2, multiplied into tile i % 4. */
+#define PRODUCT(C, A, B)                                                                           \
     do {                                                                                           \
-        TILE_LOAD(A, q, 32);                                                                       \
-        TILE_LOAD(B, w->w[g], 64);                                                                 \
-        TILE_ZERO(C);                                                                              \
+        if (C % 2 == 0) TILE_LOAD(A, q, 32);                                                       \
+        TILE_LOAD(B, w, 64);                                                                       \
+        TILE_LOAD_EACH(C, start);                                                                  \
         TILE_DOT(C, A, B);                                                                         \
     } while (0)
-
-INLINE void add(bool min, const avx512_piece *w, unsigned g, const float *d, const float *ds,
-                const sums sum, __m512 acc[NT]) {
-    __m512 s = _mm512_load_ps(w->s[g]), m = _mm512_setzero_ps();
-    if (min) m = _mm512_load_ps(w->m[g]);
-    UNROLL
-    for (int t = 0; t < NT; t++) {
-        if (min) acc[t] = _mm512_fmadd_ps(m, _mm512_set1_ps(ds[t]), acc[t]);
-        acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sum[t])),
-                                 _mm512_mul_ps(s, _mm512_set1_ps(d[t])), acc[t]);
+INLINE void multiply(const batch *b, int i) {
+    const int8_t *q = b->q + i / 2 * b->step * 32;
+    const uint8_t *w = b->w + i % 2 * NEXT_PANEL + i / 2 * 512;
+    switch (i % 4) {
+    case 0: PRODUCT(0, 4, 6); return;
+    case 1: PRODUCT(1, 4, 7); return;
+    case 2: PRODUCT(2, 5, 6); return;
+    default: PRODUCT(3, 5, 7); return;
+    }
+}
+INLINE void keep(int i, sums *to) {
+    switch (i % 4) {
+    case 0: TILE_STORE(0, to[i].v); return;
+    case 1: TILE_STORE(1, to[i].v); return;
+    case 2: TILE_STORE(2, to[i].v); return;
+    default: TILE_STORE(3, to[i].v); return;
     }
 }
 
-/* Step g of the pipeline, g % 4 = C: groups g, g - 2 and g - LATE. */
-#define STEP(C, A, B, STORED)                                                                      \
-    if (g < n) {                                                                                   \
-        START(C, A, B);                                                                            \
-        q += step * 32;                                                                            \
-    }                                                                                              \
-    if (g >= 2 && g - 2 < n) TILE_STORE(STORED, sum[(g - 2) % RING]);                              \
-    if (g >= LATE) {                                                                               \
-        add(min, w, g - LATE, d, ds, sum[(g - LATE) % RING], acc);                                 \
-        d += step;                                                                                 \
-        ds += step;                                                                                \
-    }                                                                                              \
-    if (++g == n + LATE) break;
+/* Addresses that follow from p stand alone: put together with others they need too many registers.
+ */
+#define FORGET(p) __asm__("" : "+r"(p))
 
-/* Panel r, tokens [t0, t0 + NT). */
-INLINE void tile(bool min, const job *o, int64_t t0, int r) {
-    _Alignas(64) sums sum[RING];
-    const avx512_piece *w = o->w + r;
-    const nib_act *a = o->a;
-    int64_t step = a->n_tok, at = o->g0 * step + t0;
-    const int8_t *q = a->q + at * 32;
-    const float *d = a->d + at, *ds = a->ds + at;
-    float *to = o->acc + (t0 * 2 + r) * NIB_PANEL;
-    __m512 acc[NT];
-    __mmask16 before = o->first ? 0 : 0xffff;
-    UNROLL
-    for (int t = 0; t < NT; t++) acc[t] = _mm512_maskz_load_ps(before, to + t * 2 * NIB_PANEL);
-    for (unsigned g = 0, n = (unsigned)o->n_groups;;) {
-        STEP(0, 4, 6, 2)
-        STEP(1, 5, 7, 3)
-        STEP(2, 4, 6, 0)
-        STEP(3, 5, 7, 1)
+INLINE __m512 sum_of(const float *v) {
+    return _mm512_sub_ps(_mm512_load_ps(v), _mm512_set1_ps(FLOAT_AT));
+}
+/* Step i of a batch of n groups: group i % n of both panels and of tokens 0-7, then of 8-15. */
+INLINE void add(bool min, int n, const batch *b, int i, const sums *sum, __m512 v[2][8]) {
+    int j = i % n, first = i / n * 8;
+    float *acc = b->acc + first * NEXT_ACC;
+    if (j == 0) {
+        UNROLL
+        for (int t = 0; t < 8; t++) {
+            v[0][t] = _mm512_maskz_load_ps(b->before, acc + t * NEXT_ACC);
+            v[1][t] = _mm512_maskz_load_ps(b->before, acc + t * NEXT_ACC + NIB_PANEL);
+        }
     }
-    int64_t ld = 2 * NIB_PANEL;
-    if (o->last && t0 + NT <= a->n_tok) to = o->y + t0 * o->ldy + r * NIB_PANEL, ld = o->ldy;
+    const float *d = b->d + j * b->step + first, *ds = b->ds + j * b->step + first;
+    const float *s = b->s + j * NIB_PANEL, *m = b->m + j * NIB_PANEL;
+    FORGET(d);
+    if (min) FORGET(ds);
+    enum { NEXT = NEXT_PANEL / sizeof(float) };
+    __m512 s0 = _mm512_load_ps(s), s1 = _mm512_load_ps(s + NEXT);
     UNROLL
-    for (int t = 0; t < NT; t++) _mm512_mask_storeu_ps(to + t * ld, o->rows[r], acc[t]);
+    for (int t = 0; t < 8; t++) {
+        if (min) {
+            __m512 x = _mm512_set1_ps(ds[t]);
+            v[0][t] = _mm512_fmadd_ps(_mm512_load_ps(m), x, v[0][t]);
+            v[1][t] = _mm512_fmadd_ps(_mm512_load_ps(m + NEXT), x, v[1][t]);
+        }
+        __m512 x = _mm512_set1_ps(d[t]);
+        v[0][t] = _mm512_fmadd_ps(sum_of(sum[2 * j].v[first + t]), _mm512_mul_ps(s0, x), v[0][t]);
+        v[1][t] =
+            _mm512_fmadd_ps(sum_of(sum[2 * j + 1].v[first + t]), _mm512_mul_ps(s1, x), v[1][t]);
+    }
+    if (j == n - 1) {
+        UNROLL
+        for (int t = 0; t < 8; t++) {
+            _mm512_store_ps(acc + t * NEXT_ACC, v[0][t]);
+            _mm512_store_ps(acc + t * NEXT_ACC + NIB_PANEL, v[1][t]);
+        }
+    }
 }
 
-static void tile_plain(const job *o, int64_t t0, int r) {
-    tile(false, o, t0, r);
+/* All tokens' floats go from acc to y. */
+static void put(const job *o) {
+    for (int64_t t = 0; t < o->a->n_tok; t++)
+        for (int r = 0; r < o->nr; r++)
+            _mm512_mask_storeu_ps(o->y + t * o->ldy + r * NIB_PANEL, o->rows[r],
+                                  _mm512_load_ps(o->acc + t * NEXT_ACC + r * NIB_PANEL));
 }
-static void tile_min(const job *o, int64_t t0, int r) {
-    tile(true, o, t0, r);
+
+/* Step i of a pipeline of batches of n groups: tiles of b are multiplied and kept in 'now', sums of
+ * the batch before are added. Either may be missing. */
+INLINE void step(bool min, int n, int i, const batch *b, sums *now, const batch *old, sums *before,
+                 __m512 v[2][8]) {
+    int late = n == BATCH ? 3 : 2; /* units: at most n, for step n - 1 reads the last */
+    if (i < late && old) keep(2 * n + i - late, before);
+    if (i >= late && b) keep(i - late, now);
+    if (b) multiply(b, i);
+    if (old) add(min, n, old, i, before, v);
 }
+INLINE void steps(bool min, int n, const batch *b, sums *now, const batch *old, sums *before) {
+    __m512 v[2][8];
+    step(min, n, 0, b, now, old, before, v);
+    step(min, n, 1, b, now, old, before, v);
+    step(min, n, 2, b, now, old, before, v);
+    step(min, n, 3, b, now, old, before, v);
+    if (n == 2) return;
+    step(min, n, 4, b, now, old, before, v);
+    step(min, n, 5, b, now, old, before, v);
+    step(min, n, 6, b, now, old, before, v);
+    step(min, n, 7, b, now, old, before, v);
+}
+
+/* Groups [g, g1), all tokens, in batches of n groups. */
+INLINE void pass(bool min, int n, const job *o, int64_t g, int64_t g1) {
+    sums ring[2][2 * BATCH];
+    sums *now = ring[0], *before = ring[1];
+    int64_t t0 = 0;
+    int pair = 0;
+    expand(o, n, g);
+    batch b = batch_of(o, n, g, t0, pair);
+    steps(min, n, &b, now, NULL, NULL);
+    for (;;) {
+        batch old = b;
+        sums *free = before;
+        before = now;
+        now = free;
+        if (++pair >= (o->nr + 1) / 2) pair = 0, t0 += NT;
+        if (t0 >= o->a->n_tok) {
+            t0 = 0;
+            if ((g += n) >= g1) break;
+            expand(o, n, g);
+        }
+        b = batch_of(o, n, g, t0, pair);
+        steps(min, n, &b, now, &old, before);
+    }
+    steps(min, n, NULL, NULL, &b, before);
+}
+static void tile_plain(const job *o, int64_t g, int64_t g1) {
+    pass(false, BATCH, o, g, g1);
+}
+static void tile_plain_2(const job *o, int64_t g, int64_t g1) {
+    pass(false, 2, o, g, g1);
+}
+static void tile_min(const job *o, int64_t g, int64_t g1) {
+    pass(true, BATCH, o, g, g1);
+}
+static void tile_min_2(const job *o, int64_t g, int64_t g1) {
+    pass(true, 2, o, g, g1);
+}
+/* [form][0: batches of BATCH groups, 1: what they leave] */
+static void (*const passes[][2])(const job *o, int64_t g, int64_t g1) = {
+    [MM_PLAIN] = {tile_plain, tile_plain_2}, [MM_MIN] = {tile_min, tile_min_2}};
 
 static void many(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y, int64_t ldy,
                  void *scratch) {
-    avx512_piece *pieces = nib_mm_work(w, scratch);
-    int64_t n_groups = w->k / 32;
-    void (*tiles)(const job *o, int64_t t0, int r) =
-        nib_mm_format(w->dtype)->form == MM_MIN ? tile_min : tile_plain;
-    job o = {.w = pieces, .a = a, .acc = nib_mm_sums(w, scratch), .ldy = ldy};
-    int together = w->packed ? 2 : 1;
+    void (*const *by)(const job *o, int64_t g, int64_t g1) = passes[nib_mm_format(w->dtype)->form];
+    job o = {.w = w,
+             .a = a,
+             .piece = nib_mm_work(w, scratch),
+             .acc = nib_mm_sums(w, scratch),
+             .ldy = ldy};
+    int64_t n_groups = w->k / 32, whole = n_groups / BATCH * BATCH, together = w->packed ? WIDE : 1;
     configure();
     for (int64_t p = p0; p < p1; p += together) {
         o.nr = (int)NIB_MIN(together, p1 - p);
         o.y = y + p * NIB_PANEL;
-        const uint8_t *panel[2];
         for (int r = 0; r < o.nr; r++) {
-            panel[r] = nib_mm_panel(w, p + r, scratch);
+            o.panel[r] = nib_mm_panel(w, p + r, scratch);
             o.rows[r] = (__mmask16)((1u << nib_mm_rows(w, p + r)) - 1);
         }
-        for (o.g0 = 0; o.g0 < n_groups; o.g0 += AVX512_PIECE) {
-            o.n_groups = (int)NIB_MIN(AVX512_PIECE, n_groups - o.g0);
-            o.first = o.g0 == 0;
-            o.last = o.g0 + AVX512_PIECE >= n_groups;
-            for (int r = 0; r < o.nr; r++)
-                nib_avx512_expand(w, panel[r], o.g0, o.n_groups, false, &pieces[r]);
-            for (int64_t t0 = 0; t0 < a->n_tok; t0 += NT)
-                for (int r = 0; r < o.nr; r++) {
-                    if (o.last) /* rows of y are far apart, and not in the cache */
-                        for (int t = 0; t < NT && t0 + NT + t < a->n_tok; t++)
-                            fetch_to_write(o.y + (t0 + NT + t) * ldy + r * NIB_PANEL);
-                    tiles(&o, t0, r);
-                }
-        }
-        int64_t t0 = a->n_tok / NT * NT; /* fewer than 16 tokens wait in acc */
-        nib_avx512_put(w, o.acc + t0 * 2 * NIB_PANEL, a->n_tok - t0, p, o.nr, y + t0 * ldy, ldy);
+        if (whole) by[0](&o, 0, whole);
+        if (whole < n_groups) by[1](&o, whole, n_groups);
+        put(&o);
     }
     TILE_RELEASE();
 }

@@ -28,10 +28,13 @@ typedef struct avx512_piece {
     float s[AVX512_PIECE][NIB_PANEL], m[AVX512_PIECE][NIB_PANEL];
 } avx512_piece;
 _Static_assert(2 * sizeof(avx512_piece) <= MM_SCRATCH, "the scratch holds two pieces");
-/* n groups of a panel from group g on (the start of a block). add_128: see x86_avx512_mm_expand.c
- */
+/* n groups of a panel from group g on. add_128: see x86_avx512_mm_expand.c */
+typedef struct avx512_expanded { /* where they go: m only of formats that have it */
+    uint8_t (*w)[8][64];
+    float (*s)[NIB_PANEL], (*m)[NIB_PANEL];
+} avx512_expanded;
 void nib_avx512_expand(const nib_mat *w, const uint8_t *panel, int64_t g, int n, bool add_128,
-                       avx512_piece *out);
+                       const avx512_expanded *out);
 
 /* FAST: a group of one panel, its weights rounded. As unsigned bytes 128 is added. */
 typedef struct avx512_fast {

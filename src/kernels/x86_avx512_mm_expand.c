@@ -6,7 +6,7 @@
 #include "kernels/x86_avx512_mm.h"
 
 INLINE void expand(nib_dtype t, const uint8_t *p, const uint8_t *s, int n_groups, __m512i flip,
-                   avx512_piece *o) {
+                   const avx512_expanded *o) {
     for (int g = 0; g < n_groups; g++, p += code_bytes_of(t), s += scale_bytes_of(t)) {
         __m512i w[8];
         codes(t, p, w);
@@ -24,19 +24,19 @@ INLINE void expand(nib_dtype t, const uint8_t *p, const uint8_t *s, int n_groups
 #define NIB_P16K(...)
 #define NIB_P16(T, ...)                                                                            \
     static void expand_##T(const uint8_t *p, const uint8_t *s, int n, __m512i flip,                \
-                           avx512_piece *o) {                                                      \
+                           const avx512_expanded *o) {                                             \
         expand(NIB_##T, p, s, n, flip, o);                                                         \
     }
 #include "kernels/p16.def"
 static void (*const expanders[])(const uint8_t *p, const uint8_t *s, int n, __m512i flip,
-                                 avx512_piece *o) = {
+                                 const avx512_expanded *o) = {
 #define NIB_P16K(...)
 #define NIB_P16(T, ...) [NIB_##T] = expand_##T,
 #include "kernels/p16.def"
 };
 
 void nib_avx512_expand(const nib_mat *w, const uint8_t *panel, int64_t g, int n, bool add_128,
-                       avx512_piece *out) {
+                       const avx512_expanded *out) {
     const mm_format *f = nib_mm_format(w->dtype);
     const uint8_t *s = panel + (size_t)(w->k / 32) * f->code_bytes;
     expanders[w->dtype](panel + (size_t)g * f->code_bytes, s + (size_t)g * f->scale_bytes, n,

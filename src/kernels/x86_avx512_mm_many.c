@@ -79,7 +79,9 @@ static const avx512_tile tiles[][MOST] = {ROW(PLAIN), ROW(MIN)};
 
 static void expand(const nib_mat *w, const uint8_t *panel, int64_t piece, void *out) {
     int64_t g0 = piece * AVX512_PIECE;
-    nib_avx512_expand(w, panel, g0, (int)NIB_MIN(AVX512_PIECE, w->k / 32 - g0), true, out);
+    avx512_piece *o = out;
+    nib_avx512_expand(w, panel, g0, (int)NIB_MIN(AVX512_PIECE, w->k / 32 - g0), true,
+                      &(avx512_expanded){o->w, o->s, o->m});
 }
 
 void nib_avx512_mm_many(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
