@@ -9,6 +9,10 @@
 #include <immintrin.h>
 #include "kernels/mm.h"
 
+/* The slots that round activations. */
+void nib_avx512_quantise(const float *x, int64_t ldx, int64_t t0, int64_t t1, nib_act *a);
+void nib_avx512_quantise_k(const float *x, int64_t ldx, int64_t t0, int64_t t1, nib_act *a);
+void nib_avx512_quantise_fast(const float *x, int64_t ldx, int64_t t0, int64_t t1, nib_act *a);
 /* The matmul slot of the AVX-512 set. */
 void nib_avx512_matmul(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                        int64_t ldy, void *scratch);
@@ -45,7 +49,6 @@ _Static_assert(4 * sizeof(avx512_fast) + 32 * 1024 <= MM_SCRATCH, "the scratch h
 /* Group g of a panel. */
 void nib_avx512_fast_expand(const nib_mat *w, const uint8_t *panel, int64_t g, bool add_128,
                             avx512_fast *out);
-void nib_avx512_quantise_fast(const float *x, int64_t ldx, int64_t t0, int64_t t1, nib_act *a);
 void nib_avx512_matmul_fast(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                             int64_t ldy, void *scratch);
 
