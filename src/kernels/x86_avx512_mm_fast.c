@@ -111,6 +111,9 @@ INLINE void tile(int nt, const avx512_job *o, int64_t t0) {
     UNROLL
     for (int t = 0; t < nt; t++) sum[0][t] = sum[1][t] = bcast32(o->a->kbias + at + t);
     for (int64_t i = 0; i < end - from; i++, q += n_tok * 64) {
+        UNROLL
+        for (int t = 0; t < nt; t++) /* the next tile's */
+            _mm_prefetch((const char *)q + 64 * (nt + t), _MM_HINT_T0);
         for (int j = 0; j < 16; j += 4) {
             UNROLL
             for (int jj = j; jj < j + 4; jj++) {
