@@ -235,14 +235,13 @@ INLINE __m512 f16x16(const uint8_t *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
 
-/* The sums of token t and panel r before and after a piece. Lines of y are asked for when a tile
- * begins: far apart as they are, they are not in the cache. */
-INLINE void ask_for_sums(const avx512_job *o, int64_t t0, int nt) {
-    for (int64_t t = t0; t < t0 + nt; t++) {
-        fetch_to_write(o->to + t * o->ld);
-        fetch_to_write(o->to + t * o->ld + NIB_PANEL);
-    }
+/* Lines of y are far apart and not in the cache: a tile asks for them early, a token at a time, for
+ * asked for at once they are in the way of what else it reads. */
+INLINE void ask_for_sums(const avx512_job *o, int64_t t) {
+    fetch_to_write(o->to + t * o->ld);
+    fetch_to_write(o->to + t * o->ld + NIB_PANEL);
 }
+/* The sums of token t and panel r before and after a piece. */
 INLINE __m512 sums_before(const avx512_job *o, int64_t t, int r) {
     return _mm512_maskz_load_ps(o->some[r], o->sums + (2 * t + r) * NIB_PANEL);
 }

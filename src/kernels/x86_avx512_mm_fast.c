@@ -107,13 +107,13 @@ INLINE void tile(int nt, const avx512_job *o, int64_t t0) {
     const int8_t *q = o->a->kq + (from * n_tok + t0) * 64;
     const avx512_fast *w = o->w;
     __m512i sum[2][MOST];
-    ask_for_sums(o, t0, nt);
     UNROLL
     for (int t = 0; t < nt; t++) sum[0][t] = sum[1][t] = bcast32(o->a->kbias + at + t);
     for (int64_t i = 0; i < end - from; i++, q += n_tok * 64) {
         UNROLL
         for (int t = 0; t < nt; t++) /* the next tile's */
             _mm_prefetch((const char *)q + 64 * (nt + t), _MM_HINT_T0);
+        for (int64_t t = i; t < nt; t += end - from) ask_for_sums(o, t0 + t);
         for (int j = 0; j < 16; j += 4) {
             UNROLL
             for (int jj = j; jj < j + 4; jj++) {
