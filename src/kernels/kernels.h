@@ -70,6 +70,9 @@ typedef struct nib_act {
     int16_t *ks16;  /* [K/256][T][16]: sums of 16 q each */
     int16_t *ks32;  /* [K/256][T][8]: sums of 32 q each */
     uint8_t *calm;  /* [K/256][T]: 1 where the sizes of no 16 q add up to more than NIB_CALM */
+    /* [K/256][T][16]: ks16 as pairs of bfloat16 that add up to it, 64-byte aligned; two tiles
+     * past the last token may be read */
+    uint32_t *ksbf;
 } nib_act;
 /* Of at most 16 * 127. Of activations that are spread normally two blocks in a thousand are not
  * calm. */

@@ -58,13 +58,13 @@ static size_t part(size_t bytes) {
 }
 
 /* What may be read past the last token of kq, and of the arrays by group. */
-enum { PAST_KQ = 2048, PAST_GROUP = 32 * 4 };
+enum { PAST_KQ = 2048, PAST_GROUP = 32 * 4, PAST_KSBF = 2048 };
 
 size_t nib_act_bytes(int64_t n_tok, int64_t k) {
     size_t n = (size_t)(n_tok * (k / 32)), nk = (size_t)(n_tok * (k / 256));
     size_t ng = (size_t)(n_tok * nib_fast_groups(k)) * 4 + PAST_GROUP;
     return part(n * 32) + 3 * part(n * 4) + part(n * 32 + PAST_KQ) + 2 * part(ng) + part(nk * 32) +
-           part(nk * 16 + 256) + part(nk);
+           part(nk * 16 + 256) + part(nk) + part(nk * 64 + PAST_KSBF);
 }
 
 void nib_act_bind(nib_act *a, void *mem, int64_t n_tok, int64_t k) {
@@ -94,6 +94,8 @@ void nib_act_bind(nib_act *a, void *mem, int64_t n_tok, int64_t k) {
     a->ks32 = (int16_t *)(void *)p;
     p += part(nk * 16 + 256);
     a->calm = p;
+    p += part(nk);
+    a->ksbf = (uint32_t *)(void *)p;
 }
 
 void nib_mat_ask(const nib_mat *w, int64_t p, int64_t n) {
