@@ -3,28 +3,49 @@
  * The integer scale of 16 or 32 columns is multiplied into the weight, which then takes up to 14
  * bits with sign: two operands, the low bytes without sign and the high bytes with it. So the sum
  * of all 256 columns stays in a tile each and leaves it once: isum = 256 * high + low, exactly.
- * Q2_K and Q3_K need the low bytes only, with sign.
+ * Q2_K and Q3_K need the low bytes only, with sign. Minima times sums of 16 activations are a
+ * product of tiles too, of bfloat16: minima are exact in those, sums as two of them, and all that
+ * is added up are whole numbers below 2^24, which floats hold exactly in any order.
  *
- * A block of two panels is expanded into the first cache (16 KiB: 4 tiles of 16 rows x 64 columns,
- * times low and high, times two panels); tokens pass over it 16 at a time. Tiles and vector units
- * work side by side only where their instructions are mixed and nothing waits for a product just
- * begun: hence the pipeline in pass(). */
+ * A unit is one panel, 32 tokens and one block: four tiles of sums, a few loads for many products.
+ * While a unit multiplies, the sums of the one before become floats. Their tiles are stored one by
+ * one, each just before the unit's first product into it, so that products never wait for all.
+ *
+ * The rest is keeping data near. Blocks of two panels are expanded into the first cache, which they
+ * and what a unit touches just fill, and all tokens pass over them. Columns go in pieces, so that
+ * all tokens' activations of a piece stay in the second cache while the panels pass over them;
+ * between pieces floats wait in y. */
 #include "kernels/x86_amx_mm.h"
 #include "kernels/internal.h"
 
-enum { NT = 16 };
+enum { NT = 32 };               /* tokens of a unit */
+enum { PIECE_BYTES = 3 << 19 }; /* of activations */
 
 typedef struct block {
     _Alignas(64) uint8_t low[4][16][64], high[4][16][64];
-    int32_t min[8][NIB_PANEL]; /* pairs of words */
-    float s[NIB_PANEL], m[NIB_PANEL];
 } block;
-_Static_assert(2 * sizeof(block) <= MM_SCRATCH, "the scratch holds two blocks");
+typedef struct factors {
+    _Alignas(64) uint32_t min[16][NIB_PANEL]; /* [columns / 16]: each twice, as bfloat16 */
+    float s[NIB_PANEL], m[NIB_PANEL];
+} factors;
+/* Sums of tokens [0, 16) and [16, 32) of a unit. */
+typedef struct sums {
+    _Alignas(64) int32_t low[2][16][NIB_PANEL], high[2][16][NIB_PANEL];
+    float min[2][16][NIB_PANEL];
+} sums;
+
+/* What the scratch holds. Factors outlive the block they came with: blocks take turns. */
+typedef struct space {
+    block w[2];
+    factors f[2][2]; /* [turn][panel] */
+    sums sum;
+} space;
+_Static_assert(sizeof(space) <= MM_SCRATCH, "the scratch holds it");
 
 /* p: codes, s: scales of the block; then, then_s: from these to those of the block that comes next,
  * which memory is asked for */
 INLINE void expand(nib_dtype t, const uint8_t *p, const uint8_t *s, ptrdiff_t then,
-                   ptrdiff_t then_s, block *o) {
+                   ptrdiff_t then_s, block *o, factors *f) {
     super plain;
     for (size_t i = 0; i < scale_bytes_of(t); i += 64)
         _mm_prefetch((const char *)s + then_s + i, _MM_HINT_T0);
@@ -41,164 +62,225 @@ INLINE void expand(nib_dtype t, const uint8_t *p, const uint8_t *s, ptrdiff_t th
             if (!is_folded(t)) _mm512_store_si512(o->high[g / 2][g % 2 * 8 + i], high);
         }
     }
-    if (has_min(t))
-        for (int i = 0; i < (has_16(t) ? 8 : 4); i++)
-            _mm512_store_si512(o->min[i], pairs(plain.min + 2 * i));
-    _mm512_store_ps(o->s, super_s(t, s));
-    if (has_min(t)) _mm512_store_ps(o->m, super_m(s));
+    _mm512_store_ps(f->s, super_s(t, s));
+    if (!has_min(t)) return;
+    for (int i = 0; i < 16; i++) {
+        __m512i min = s8x16(plain.min[has_16(t) ? i : i / 2]);
+        min = _mm512_castps_si512(_mm512_cvtepi32_ps(min));
+        _mm512_store_si512(f->min[i], _mm512_or_si512(min, _mm512_srli_epi32(min, 16)));
+    }
+    _mm512_store_ps(f->m, super_m(s));
 }
 
-/* The sums of one panel and NT tokens. */
-typedef struct sums {
-    _Alignas(64) int32_t low[NT][NIB_PANEL], high[NT][NIB_PANEL];
-} sums;
+#define NIB_P16(...)
+#define NIB_P16K(T, ...)                                                                           \
+    static void expand_##T(const uint8_t *p, const uint8_t *s, ptrdiff_t then, ptrdiff_t then_s,   \
+                           block *o, factors *f) {                                                 \
+        expand(NIB_##T, p, s, then, then_s, o, f);                                                 \
+    }
+#include "kernels/p16.def"
+static void (*const expanders[])(const uint8_t *p, const uint8_t *s, ptrdiff_t then,
+                                 ptrdiff_t then_s, block *o, factors *f) = {
+#define NIB_P16(...)
+#define NIB_P16K(T, ...) [NIB_##T] = expand_##T,
+#include "kernels/p16.def"
+};
 
 typedef struct job {
-    const block *w;
+    const nib_mat *m;
     const nib_act *a;
-    int64_t b;         /* which block of the rows */
+    space *o;
+    const uint8_t *panel[2];
     int nr;            /* panels */
     __mmask16 rows[2]; /* of each */
+    int64_t b0, b1;    /* the piece */
+    int64_t direct;    /* tokens before it go from and to y, not acc */
     float *acc;        /* [T][2][16] */
-    float *y;          /* where they go from the last block on */
+    float *y;          /* of the first panel */
     int64_t ldy;
-    bool first, last;
 } job;
 
-/* A unit is one panel and 16 tokens. Even units multiply into tiles 0 and 1, odd ones into 2 and 3.
- */
-INLINE void clear(bool both, bool odd) {
-    if (odd) {
-        TILE_ZERO(2);
-        if (both) TILE_ZERO(3);
-    } else {
-        TILE_ZERO(0);
-        if (both) TILE_ZERO(1);
+/* Block b of the panels. */
+static void expand_block(const job *o, int64_t b) {
+    const mm_format *f = nib_mm_format(o->m->dtype);
+    ptrdiff_t bytes = (ptrdiff_t)f->code_bytes * 8, bytes_s = (ptrdiff_t)f->scale_bytes;
+    ptrdiff_t then = bytes, then_s = bytes_s;
+    if (b + 1 == o->b1) { /* the piece's first of the next panels */
+        ptrdiff_t far = o->m->packed ? o->nr * (ptrdiff_t)o->m->stride : 0;
+        then = far - (b - o->b0) * bytes;
+        then_s = far - (b - o->b0) * bytes_s;
     }
-}
-/* 64 columns; q: those of 16 tokens. */
-INLINE void multiply(bool both, bool odd, const block *w, int i, const int8_t *q) {
-    TILE_LOAD(4, q, 64);
-    TILE_LOAD(5, w->low[i], 64);
-    if (!both) {
-        if (odd)
-            TILE_DOT(2, 4, 5);
-        else
-            TILE_DOT(0, 4, 5);
-        return;
-    }
-    TILE_LOAD(6, w->high[i], 64);
-    if (odd) {
-        TILE_DOT_U(2, 4, 5);
-        TILE_DOT(3, 4, 6);
-    } else {
-        TILE_DOT_U(0, 4, 5);
-        TILE_DOT(1, 4, 6);
-    }
-}
-INLINE void keep(bool both, bool odd, sums *to) {
-    if (odd) {
-        TILE_STORE(2, to->low);
-        if (both) TILE_STORE(3, to->high);
-    } else {
-        TILE_STORE(0, to->low);
-        if (both) TILE_STORE(1, to->high);
-    }
+    for (int r = 0; r < o->nr; r++)
+        expanders[o->m->dtype](o->panel[r] + b * bytes,
+                               o->panel[r] + o->m->k / 256 * bytes + b * bytes_s, then, then_s,
+                               &o->o->w[r], &o->o->f[b % 2][r]);
 }
 
-/* The sums of tokens [i, i + n) of the 16 from t0 on, and panel r, become floats. */
-INLINE void add(bool both, int n_min, const job *o, const sums *sum, int64_t t0, int r, int i,
-                int n) {
-    const nib_act *a = o->a;
-    int64_t at = o->b * a->n_tok + t0;
-    const int16_t *ks = n_min == 8 ? a->ks16 + at * 16 : a->ks32 + at * 8;
-    const float *d = a->kd + at, *acc = o->acc + (t0 * 2 + r) * NIB_PANEL;
-    bool out = o->last && t0 + NT <= a->n_tok;
-    float *to = out ? o->y + t0 * o->ldy + r * NIB_PANEL : (float *)(uintptr_t)acc;
-    int64_t ld = out ? o->ldy : 2 * NIB_PANEL;
-    __mmask16 before = o->first ? 0 : 0xffff, rows = o->rows[r];
-    __m512i min[8];
+/* A unit, for later: where its floats come from and go to. */
+typedef struct unit {
+    const factors *f;
+    const float *d, *from;
+    float *to;
+    int64_t from_step, to_step;
+    const float *far; /* its rows of y, should from or to be those */
+    bool two;         /* it has more than 16 tokens */
+    const uint32_t *ks;
+} unit;
+INLINE unit unit_of(const job *o, int64_t b, int64_t t0, int r) {
+    static const _Alignas(64) float zeros[NIB_PANEL];
+    float *acc = o->acc + (t0 * 2 + r) * NIB_PANEL, *y = o->y + t0 * o->ldy + r * NIB_PANEL;
+    unit x = {.f = &o->o->f[b % 2][r],
+              .d = o->a->kd + b * o->a->n_tok + t0,
+              .from = acc,
+              .to = acc,
+              .from_step = 2 * NIB_PANEL,
+              .to_step = 2 * NIB_PANEL,
+              .two = o->a->n_tok - t0 > 16,
+              .ks = o->a->ksbf + (b * o->a->n_tok + t0) * 16};
+    if (t0 >= o->direct) return x;
+    if (b == o->b0) x.from = b ? y : zeros, x.from_step = b ? o->ldy : 0;
+    if (b + 1 == o->b1) x.to = y, x.to_step = o->ldy;
+    if (x.from == y || x.to == y) x.far = y;
+    return x;
+}
+/* Asks for a quarter of its rows of y: they are far apart, and not in the cache. */
+INLINE void fetch(const unit *x, int quarter, int64_t ldy) {
+    if (x->far)
+        for (int t = 8 * quarter; t < 8 * quarter + 8; t++) fetch_to_write(x->far + t * ldy);
+}
+
+/* Tokens [i, i + n) of half a unit become floats. */
+INLINE void add(bool both, bool has_m, const unit *x, const sums *sum, int half, int i, int n) {
+    if (!x->to || (half && !x->two)) return;
+    const float *from = x->from + (16 * half + i) * x->from_step, *d = x->d + 16 * half;
+    float *to = x->to + (16 * half + i) * x->to_step;
+    __m512 s = _mm512_load_ps(x->f->s), m = _mm512_load_ps(x->f->m);
     UNROLL
-    for (int j = 0; j < n_min; j++) min[j] = _mm512_load_si512(o->w[r].min[j]);
-    __m512 s = _mm512_load_ps(o->w[r].s), m = _mm512_load_ps(o->w[r].m);
-    UNROLL
-    for (int t = i; t < i + n; t++) {
-        __m512i isum = _mm512_load_si512(sum->low[t]);
-        if (both)
-            isum = _mm512_add_epi32(isum, _mm512_slli_epi32(_mm512_load_si512(sum->high[t]), 8));
+    for (int t = i; t < i + n; t++, from += x->from_step, to += x->to_step) {
+        __m512i isum = _mm512_load_si512(sum->low[half][t]);
+        if (both) {
+            __m512i high = _mm512_load_si512(sum->high[half][t]);
+            isum = _mm512_add_epi32(isum, _mm512_slli_epi32(high, 8));
+        }
         __m512 v = _mm512_mul_ps(_mm512_cvtepi32_ps(isum), s);
-        if (n_min) {
-            __m512i imin = _mm512_setzero_si512();
-            UNROLL
-            for (int j = 0; j < n_min; j++)
-                imin = dpwssd_each(imin, min[j], ks + t * 2 * n_min + 2 * j);
-            v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(imin), m, v);
-        }
-        v = _mm512_fmadd_ps(v, _mm512_set1_ps(d[t]),
-                            _mm512_maskz_load_ps(before, acc + t * 2 * NIB_PANEL));
-        _mm512_mask_storeu_ps(to + t * ld, rows, v);
-        fetch_to_write(to + (t + NT) * ld); /* rows of y are far apart, and not in the cache */
+        if (has_m) v = _mm512_fmadd_ps(_mm512_load_ps(sum->min[half][t]), m, v);
+        _mm512_storeu_ps(to, _mm512_fmadd_ps(v, _mm512_set1_ps(d[t]), _mm512_loadu_ps(from)));
     }
 }
 
-/* One block of the panels and all tokens. Sums of a unit are stored while the next multiplies and
- * turned into floats while the one after that does. */
-INLINE void pass(bool both, int n_min, const job *o) {
-    sums sum[2];
-    const nib_act *a = o->a;
-    int64_t step = a->n_tok * 64, n = (a->n_tok + NT - 1) / NT * o->nr;
-    const int8_t *q = a->kq + o->b * 4 * step;
-    const int8_t *from = q;
-    int64_t t0 = 0; /* of the unit that is turned into floats, and its panel */
-    int r = 0, rq = 0;
-    for (int64_t u = 0; u < n + 2; u += 2) {
-        UNROLL
-        for (int odd = 0; odd < 2; odd++) {
-            const block *w = o->w + rq;
-            bool more = u + odd < n, old = u + odd >= 2 && u + odd < n + 2;
-            if (more) clear(both, odd);
-            if (more) multiply(both, odd, w, 0, from + 0 * step);
-            if (more) multiply(both, odd, w, 1, from + 1 * step);
-            if (old) add(both, n_min, o, &sum[odd], t0, r, 0, 8);
-            if (more) multiply(both, odd, w, 2, from + 2 * step);
-            if (u + odd >= 1 && u + odd <= n) keep(both, !odd, &sum[!odd]);
-            if (more) multiply(both, odd, w, 3, from + 3 * step);
-            if (old) add(both, n_min, o, &sum[odd], t0, r, 8, 8);
-            if (++rq == o->nr) rq = 0, from += NT * 64;
-            if (old && ++r == o->nr) r = 0, t0 += NT;
-        }
+/* Tiles 0 and 1 are low and high sums of the first 16 tokens, 2 and 3 of the others, 7 is minima.
+ */
+INLINE void multiply_min(const factors *f, const uint32_t *ks) {
+    TILE_LOAD(4, ks, 64);
+    TILE_LOAD(5, f->min, 64);
+    TILE_ZERO(7);
+    TILE_DOT_BF16(7, 4, 5);
+}
+/* A unit's first product into a tile comes after what the tile holds of the unit before is stored.
+ */
+#define RENEW(c, to)                                                                               \
+    do {                                                                                           \
+        if (i == 0) {                                                                              \
+            TILE_STORE(c, to);                                                                     \
+            TILE_ZERO(c);                                                                          \
+        }                                                                                          \
+    } while (0)
+/* 64 columns, number i of a block; q: those of 32 tokens, or of 16. */
+INLINE void multiply(bool both, bool two, const block *w, int i, const int8_t *q, sums *before) {
+    TILE_LOAD(5, w->low[i], 64);
+    TILE_LOAD(4, q, 64);
+    RENEW(0, before->low[0]);
+    if (both) {
+        TILE_DOT_U(0, 4, 5);
+        TILE_LOAD(6, w->high[i], 64);
+        RENEW(1, before->high[0]);
+        TILE_DOT(1, 4, 6);
+    } else {
+        TILE_DOT(0, 4, 5);
     }
+    if (two) TILE_LOAD(4, q + 16 * 64, 64);
+    RENEW(2, before->low[1]);
+    if (both) {
+        if (two) TILE_DOT_U(2, 4, 5);
+        RENEW(3, before->high[1]);
+        if (two) TILE_DOT(3, 4, 6);
+    } else if (two) {
+        TILE_DOT(2, 4, 5);
+    }
+}
+
+/* One piece of the panels, all tokens. */
+INLINE void pass(bool both, bool has_m, const job *o) {
+    sums *sum = &o->o->sum;
+    const nib_act *a = o->a;
+    int64_t step = a->n_tok * 64;
+    unit x = {0};
+    for (int64_t b = o->b0; b < o->b1; b++) {
+        const int8_t *q = a->kq + b * 4 * step;
+        expand_block(o, b);
+        for (int64_t t0 = 0; t0 < a->n_tok; t0 += NT, q += NT * 64)
+            for (int r = 0; r < o->nr; r++) {
+                const block *w = &o->o->w[r];
+                unit next = unit_of(o, b, t0, r);
+                fetch(&next, 0, o->ldy);
+                multiply(both, next.two, w, 0, q, sum);
+                if (has_m) TILE_STORE(7, sum->min[0]);
+                if (has_m && x.two) multiply_min(x.f, x.ks + 16 * 16);
+                fetch(&next, 1, o->ldy);
+                multiply(both, next.two, w, 1, q + step, sum);
+                add(both, has_m, &x, sum, 0, 0, 10);
+                if (has_m) TILE_STORE(7, sum->min[1]);
+                fetch(&next, 2, o->ldy);
+                multiply(both, next.two, w, 2, q + 2 * step, sum);
+                add(both, has_m, &x, sum, 0, 10, 6);
+                add(both, has_m, &x, sum, 1, 0, 5);
+                fetch(&next, 3, o->ldy);
+                multiply(both, next.two, w, 3, q + 3 * step, sum);
+                add(both, has_m, &x, sum, 1, 5, 11);
+                if (has_m) multiply_min(next.f, next.ks);
+                x = next;
+            }
+    }
+    TILE_STORE(0, sum->low[0]);
+    TILE_STORE(2, sum->low[1]);
+    if (both) {
+        TILE_STORE(1, sum->high[0]);
+        TILE_STORE(3, sum->high[1]);
+    }
+    if (has_m) TILE_STORE(7, sum->min[0]);
+    if (has_m && x.two) multiply_min(x.f, x.ks + 16 * 16);
+    if (has_m) TILE_STORE(7, sum->min[1]);
+    add(both, has_m, &x, sum, 0, 0, 16);
+    add(both, has_m, &x, sum, 1, 0, 16);
 }
 static void pass_plain(const job *o) {
-    pass(true, 0, o);
+    pass(true, false, o);
 }
 static void pass_min(const job *o) {
-    pass(true, 4, o);
+    pass(true, true, o);
 }
 static void pass_folded(const job *o) {
-    pass(false, 0, o);
+    pass(false, false, o);
 }
 static void pass_folded_min(const job *o) {
-    pass(false, 8, o);
+    pass(false, true, o);
 }
 static void (*const passes[])(const job *o) = {
     [NIB_Q4_K] = pass_min,   [NIB_Q5_K] = pass_min,    [NIB_IQ4_XS] = pass_plain,
     [NIB_Q6_K] = pass_plain, [NIB_Q3_K] = pass_folded, [NIB_Q2_K] = pass_folded_min,
 };
 
-#define NIB_P16(...)
-#define NIB_P16K(T, ...)                                                                           \
-    static void expand_##T(const uint8_t *p, const uint8_t *s, ptrdiff_t then, ptrdiff_t then_s,   \
-                           block *o) {                                                             \
-        expand(NIB_##T, p, s, then, then_s, o);                                                    \
-    }
-#include "kernels/p16.def"
-static void (*const expanders[])(const uint8_t *p, const uint8_t *s, ptrdiff_t then,
-                                 ptrdiff_t then_s, block *o) = {
-#define NIB_P16(...)
-#define NIB_P16K(T, ...) [NIB_##T] = expand_##T,
-#include "kernels/p16.def"
-};
+/* Floats of the tokens that are not direct, from y or to it. */
+static void move(const job *o, bool out) {
+    for (int64_t t = o->direct; t < o->a->n_tok; t++)
+        for (int r = 0; r < o->nr; r++) {
+            float *acc = o->acc + (t * 2 + r) * NIB_PANEL, *y = o->y + t * o->ldy + r * NIB_PANEL;
+            if (out)
+                _mm512_mask_storeu_ps(y, o->rows[r], _mm512_load_ps(acc));
+            else
+                _mm512_store_ps(acc, _mm512_maskz_loadu_ps(o->b0 ? o->rows[r] : 0, y));
+        }
+}
 
 static void configure(void) {
     tile_config c = {.palette = 1};
@@ -208,37 +290,28 @@ static void configure(void) {
 
 void nib_amx_mm_k(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y, int64_t ldy,
                   void *scratch) {
-    const mm_format *f = nib_mm_format(w->dtype);
-    block *blocks = nib_mm_work(w, scratch);
-    job o = {.w = blocks, .a = a, .acc = nib_mm_sums(w, scratch), .ldy = ldy};
+    job o = {
+        .m = w, .a = a, .o = nib_mm_work(w, scratch), .acc = nib_mm_sums(w, scratch), .ldy = ldy};
     int together = w->packed ? 2 : 1;
-    int64_t n_blocks = w->k / 256;
+    int64_t n_blocks = w->k / 256, most = NIB_MAX(PIECE_BYTES / (a->n_tok * 256), 2);
+    int64_t n_pieces = w->packed ? (n_blocks + most - 1) / most : 1;
     configure();
-    for (int64_t p = p0; p < p1; p += together) {
-        o.nr = (int)NIB_MIN(together, p1 - p);
-        o.y = y + p * NIB_PANEL;
-        const uint8_t *panel[2];
-        for (int r = 0; r < o.nr; r++) {
-            panel[r] = nib_mm_panel(w, p + r, scratch);
-            o.rows[r] = (__mmask16)((1u << nib_mm_rows(w, p + r)) - 1);
-        }
-        for (o.b = 0; o.b < n_blocks; o.b++) {
-            o.first = o.b == 0;
-            o.last = o.b + 1 == n_blocks;
-            ptrdiff_t then = (ptrdiff_t)(8 * f->code_bytes), then_s = f->scale_bytes;
-            if (o.last) {
-                then = w->packed ? together * (ptrdiff_t)w->stride - o.b * then : 0;
-                then_s = w->packed ? together * (ptrdiff_t)w->stride - o.b * then_s : 0;
+    for (int64_t i = 0; i < n_pieces; i++) {
+        o.b0 = n_blocks * i / n_pieces;
+        o.b1 = n_blocks * (i + 1) / n_pieces;
+        for (int64_t p = p0; p < p1; p += together) {
+            o.nr = (int)NIB_MIN(together, p1 - p);
+            o.y = y + p * NIB_PANEL;
+            o.direct = a->n_tok / NT * NT;
+            for (int r = 0; r < o.nr; r++) {
+                o.panel[r] = nib_mm_panel(w, p + r, scratch);
+                o.rows[r] = (__mmask16)((1u << nib_mm_rows(w, p + r)) - 1);
+                if (o.rows[r] != 0xffff) o.direct = 0;
             }
-            for (int r = 0; r < o.nr; r++)
-                expanders[w->dtype](panel[r] + (size_t)o.b * 8 * f->code_bytes,
-                                    panel[r] + (size_t)(w->k / 32) * f->code_bytes +
-                                        (size_t)o.b * f->scale_bytes,
-                                    then, then_s, &blocks[r]);
+            move(&o, false);
             passes[w->dtype](&o);
+            move(&o, true);
         }
-        int64_t t0 = a->n_tok / NT * NT; /* fewer than 16 tokens wait in acc */
-        nib_avx512_put(w, o.acc + t0 * 2 * NIB_PANEL, a->n_tok - t0, p, o.nr, y + t0 * ldy, ldy);
     }
     TILE_RELEASE();
 }
