@@ -17,6 +17,7 @@
 #include "kernels/lanes_neon.h"
 #define MM_PANELS 1
 #include "kernels/mm_body.h"
+#include "kernels/mm_round_body.h"
 
 enum { TOKENS = 32, FEW = 4 }; /* a turn; when codes are corrected afterwards */
 

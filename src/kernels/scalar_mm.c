@@ -4,6 +4,7 @@
 #include "kernels/lanes_scalar.h"
 #define MM_PANELS 1
 #include "kernels/mm_body.h"
+#include "kernels/mm_round_body.h"
 
 /* ---- weights: one block of a panel ---- */
 

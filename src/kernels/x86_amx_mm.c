@@ -69,26 +69,29 @@ typedef struct job {
 typedef struct batch {
     const uint8_t *w; /* its first group in the piece of the pair's first panel */
     const float *s, *m;
-    int64_t step; /* tokens from a group to the next */
     const int8_t *q;
     const float *d, *ds;
+    int64_t step, ds_step; /* tokens from a group to the next */
     float *acc;
     __mmask16 before; /* acc holds something */
 } batch;
 enum { NEXT_PANEL = sizeof(piece), NEXT_ACC = WIDE * NIB_PANEL };
 
-/* Groups [g, g + n), of which the last may be past the end of the rows: its weights and scales are
- * then zeros, and whatever is finite may be multiplied with them. */
+/* Groups [g, g + n). Of two the second may be past the end of the rows: its weights and scales are
+ * zeros then, and multiplied with numbers that are finite, as d is and ds may not be. */
 INLINE batch batch_of(const job *o, int n, int64_t g, int64_t t0, int pair) {
     const piece *w = o->piece + 2 * pair;
     int64_t n_tok = o->a->n_tok, at = g * n_tok + t0;
+    const float *d = o->a->d + at, *ds = o->a->ds + at;
+    bool whole = n == BATCH || g + n <= o->a->k / 32;
     return (batch){.w = w->w[0][0],
                    .s = w->s[g / n % 2][0],
                    .m = w->m[g / n % 2][0],
-                   .step = g + n <= o->a->k / 32 ? n_tok : 0,
                    .q = o->a->q + at * 32,
-                   .d = o->a->d + at,
-                   .ds = o->a->ds + at,
+                   .d = d,
+                   .ds = ds,
+                   .step = whole ? n_tok : 0,
+                   .ds_step = whole ? n_tok : d - ds,
                    .acc = o->acc + t0 * NEXT_ACC + 2 * pair * NIB_PANEL,
                    .before = g ? 0xffff : 0};
 }
@@ -151,18 +154,19 @@ INLINE void add(bool min, int n, const batch *b, int i, const sums *sum, __m512 
             v[1][t] = _mm512_maskz_load_ps(b->before, acc + t * NEXT_ACC + NIB_PANEL);
         }
     }
-    const float *d = b->d + j * b->step + first, *ds = b->ds + j * b->step + first;
+    const float *d = b->d + j * b->step + first, *ds = b->ds + j * b->ds_step + first;
     const float *s = b->s + j * NIB_PANEL, *m = b->m + j * NIB_PANEL;
     FORGET(d);
     if (min) FORGET(ds);
     enum { NEXT = NEXT_PANEL / sizeof(float) };
-    __m512 s0 = _mm512_load_ps(s), s1 = _mm512_load_ps(s + NEXT);
+    __m512 s0 = _mm512_load_ps(s), s1 = _mm512_load_ps(s + NEXT), m0 = s0, m1 = s1;
+    if (min) m0 = _mm512_load_ps(m), m1 = _mm512_load_ps(m + NEXT);
     UNROLL
     for (int t = 0; t < 8; t++) {
         if (min) {
             __m512 x = _mm512_set1_ps(ds[t]);
-            v[0][t] = _mm512_fmadd_ps(_mm512_load_ps(m), x, v[0][t]);
-            v[1][t] = _mm512_fmadd_ps(_mm512_load_ps(m + NEXT), x, v[1][t]);
+            v[0][t] = _mm512_fmadd_ps(m0, x, v[0][t]);
+            v[1][t] = _mm512_fmadd_ps(m1, x, v[1][t]);
         }
         __m512 x = _mm512_set1_ps(d[t]);
         v[0][t] = _mm512_fmadd_ps(sum_of(sum[2 * j].v[first + t]), _mm512_mul_ps(s0, x), v[0][t]);
@@ -274,15 +278,20 @@ static void many(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, flo
     TILE_RELEASE();
 }
 
-/* Tokens from which on tiles are faster. */
-enum { ENOUGH = 48, ENOUGH_K = 25 };
+/* Whether tiles are faster than AVX-512, which has no use for whole sixteens: formats with minima
+ * gain so little that hardly a token may be missing. */
+enum { LEAST = 24, LEAST_K = 25 };
+static bool suits(const nib_mat *w, int64_t n_tok) {
+    int64_t missing = NIB_ROUND_UP(n_tok, NT) - n_tok;
+    return n_tok >= LEAST && missing * (nib_mm_format(w->dtype)->form == MM_MIN ? 16 : 4) <= n_tok;
+}
 
 static void matmul(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                    int64_t ldy, void *scratch) {
     nib_act_kind kind = nib_mat_act(w->dtype);
-    if (kind == NIB_ACT_Q8K && a->n_tok >= ENOUGH_K)
+    if (kind == NIB_ACT_Q8K && a->n_tok >= LEAST_K)
         nib_amx_mm_k(w, a, p0, p1, y, ldy, scratch);
-    else if (kind == NIB_ACT_Q8 && a->n_tok >= ENOUGH)
+    else if (kind == NIB_ACT_Q8 && suits(w, a->n_tok))
         many(w, a, p0, p1, y, ldy, scratch);
     else
         nib_avx512_matmul(w, a, p0, p1, y, ldy, scratch);

@@ -16,6 +16,7 @@
 #include "kernels/lanes_avx2.h"
 #define MM_PANELS 1
 #include "kernels/mm_body.h"
+#include "kernels/mm_round_body.h"
 #include "kernels/x86_avx2_mm.h"
 
 /* Sum of w . q over operands [j0, j0 + n), in 16 bits, widened every few steps and multiplied by.

@@ -1,5 +1,4 @@
-/* Matrix products with AVX-512 and VNNI: the choice between the ways to compute one, and the
- * activations.
+/* Matrix products with AVX-512 and VNNI: the choice between the ways to compute one.
  *
  * Few tokens (x86_avx512_mm_few.c): weights are read once and used straight from the packed panel;
  * memory is the limit, and four panels are walked at a time because one stream does not fill it.
@@ -54,8 +53,8 @@ void nib_avx512_matmul(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p
 }
 
 void nib_x86_avx512_mm(nib_kernels *k) {
-    k->quantise = quantise;
-    k->quantise_k = quantise_k;
+    k->quantise = nib_avx512_quantise;
+    k->quantise_k = nib_avx512_quantise_k;
     k->quantise_fast = nib_avx512_quantise_fast;
     k->matmul = nib_avx512_matmul;
     k->matmul_fast = nib_avx512_matmul_fast;

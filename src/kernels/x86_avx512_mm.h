@@ -9,6 +9,10 @@
 #include <immintrin.h>
 #include "kernels/mm.h"
 
+/* The slots that round activations. */
+void nib_avx512_quantise(const float *x, int64_t ldx, int64_t t0, int64_t t1, nib_act *a);
+void nib_avx512_quantise_k(const float *x, int64_t ldx, int64_t t0, int64_t t1, nib_act *a);
+void nib_avx512_quantise_fast(const float *x, int64_t ldx, int64_t t0, int64_t t1, nib_act *a);
 /* The matmul slot of the AVX-512 set. */
 void nib_avx512_matmul(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                        int64_t ldy, void *scratch);
@@ -45,7 +49,6 @@ _Static_assert(4 * sizeof(avx512_fast) + 32 * 1024 <= MM_SCRATCH, "the scratch h
 /* Group g of a panel. */
 void nib_avx512_fast_expand(const nib_mat *w, const uint8_t *panel, int64_t g, bool add_128,
                             avx512_fast *out);
-void nib_avx512_quantise_fast(const float *x, int64_t ldx, int64_t t0, int64_t t1, nib_act *a);
 void nib_avx512_matmul_fast(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                             int64_t ldy, void *scratch);
 
@@ -232,14 +235,13 @@ INLINE __m512 f16x16(const uint8_t *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
 
-/* The sums of token t and panel r before and after a piece. Lines of y are asked for when a tile
- * begins: far apart as they are, they are not in the cache. */
-INLINE void ask_for_sums(const avx512_job *o, int64_t t0, int nt) {
-    for (int64_t t = t0; t < t0 + nt; t++) {
-        fetch_to_write(o->to + t * o->ld);
-        fetch_to_write(o->to + t * o->ld + NIB_PANEL);
-    }
+/* Lines of y are far apart and not in the cache: a tile asks for them early, a token at a time, for
+ * asked for at once they are in the way of what else it reads. */
+INLINE void ask_for_sums(const avx512_job *o, int64_t t) {
+    fetch_to_write(o->to + t * o->ld);
+    fetch_to_write(o->to + t * o->ld + NIB_PANEL);
 }
+/* The sums of token t and panel r before and after a piece. */
 INLINE __m512 sums_before(const avx512_job *o, int64_t t, int r) {
     return _mm512_maskz_load_ps(o->some[r], o->sums + (2 * t + r) * NIB_PANEL);
 }

@@ -4,58 +4,9 @@
  * to 16 or 32 columns of a row and come from the scales alone, so weights are looked at once. A
  * group of two panels lies in the first cache while all tokens pass over it; sums leave the
  * registers at its end. */
-#include <float.h>
 #include "kernels/lanes_avx512.h"
 #include "kernels/mm_fast_body.h"
 #include "kernels/x86_avx512_mm.h"
-
-/* ---- activations ---- */
-
-/* Of sizes, which order as integers do. */
-static int32_t largest(const float *x, int n) {
-    const __m512i size = _mm512_set1_epi32(0x7fffffff);
-    __m512i most = _mm512_setzero_si512();
-    for (int i = 0; i < n; i += 16)
-        most = _mm512_max_epi32(most, _mm512_and_si512(load512(x + i), size));
-    return _mm512_reduce_max_epi32(most);
-}
-
-/* 64 columns at a time. */
-void nib_avx512_quantise_fast(const float *x, int64_t ldx, int64_t t0, int64_t t1, nib_act *a) {
-    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    for (int64_t t = t0; t < t1; t++)
-        for (int64_t g = 0; g < nib_fast_groups(a->k); g++) {
-            int64_t from = nib_fast_group(a->k, g), to = nib_fast_group(a->k, g + 1);
-            int n = (int)(to - from) * 64;
-            const float *src = x + t * ldx + from * 64;
-            float tamed[256];
-            int32_t bits = largest(src, n);
-            if (bits >= 0x7f800000) { /* NaN as 0, infinities as the largest float */
-                for (int i = 0; i < n; i++)
-                    tamed[i] = src[i] != src[i] ? 0 : NIB_MAX(NIB_MIN(src[i], FLT_MAX), -FLT_MAX);
-                src = tamed;
-                bits = largest(src, n);
-            }
-            float max = nib_bits_f32((uint32_t)bits);
-            bool some = max >= 0x1p-100f;
-            __m512 inverse = _mm512_set1_ps(some ? 127 / max : 0);
-            __m512i sum = _mm512_setzero_si512();
-            for (int64_t i = from; i < to; i++, src += 64) {
-                __m512i q[4];
-                UNROLL
-                for (int j = 0; j < 4; j++)
-                    q[j] =
-                        _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(src + 16 * j), inverse));
-                q[0] = _mm512_packs_epi16(_mm512_packs_epi32(q[0], q[1]),
-                                          _mm512_packs_epi32(q[2], q[3]));
-                q[0] = _mm512_permutexvar_epi32(order, q[0]);
-                sum = dpbusd(sum, set8(1), q[0]);
-                _mm512_store_si512(a->kq + (i * a->n_tok + t) * 64, q[0]);
-            }
-            a->kd[g * a->n_tok + t] = some ? max / 127 : 0;
-            a->kbias[g * a->n_tok + t] = -128 * _mm512_reduce_add_epi32(sum);
-        }
-}
 
 /* ---- weights ---- */
 
@@ -156,10 +107,13 @@ INLINE void tile(int nt, const avx512_job *o, int64_t t0) {
     const int8_t *q = o->a->kq + (from * n_tok + t0) * 64;
     const avx512_fast *w = o->w;
     __m512i sum[2][MOST];
-    ask_for_sums(o, t0, nt);
     UNROLL
     for (int t = 0; t < nt; t++) sum[0][t] = sum[1][t] = bcast32(o->a->kbias + at + t);
     for (int64_t i = 0; i < end - from; i++, q += n_tok * 64) {
+        UNROLL
+        for (int t = 0; t < nt; t++) /* the next tile's */
+            _mm_prefetch((const char *)q + 64 * (nt + t), _MM_HINT_T0);
+        for (int64_t t = i; t < nt; t += end - from) ask_for_sums(o, t0 + t);
         for (int j = 0; j < 16; j += 4) {
             UNROLL
             for (int jj = j; jj < j + 4; jj++) {

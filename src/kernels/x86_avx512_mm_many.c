@@ -14,7 +14,6 @@ INLINE void tile(bool min, int nt, const avx512_job *o, int64_t t0) {
     const int32_t *bias = o->a->bias + at;
     const avx512_piece *w = o->w;
     __m512 acc[2][MOST];
-    ask_for_sums(o, t0, nt);
     UNROLL
     for (int t = 0; t < nt; t++) {
         acc[0][t] = sums_before(o, t0 + t, 0);
@@ -22,6 +21,7 @@ INLINE void tile(bool min, int nt, const avx512_job *o, int64_t t0) {
     }
     for (int g = 0; g < n_groups; g++) {
         __m512i sum[2][MOST];
+        if (g < nt) ask_for_sums(o, t0 + g);
         UNROLL
         for (int t = 0; t < nt; t++)
             sum[0][t] = sum[1][t] = min ? _mm512_setzero_si512() : bcast32(bias + t);

@@ -74,7 +74,6 @@ INLINE void tile(nib_dtype type, int columns, bool by_word, int nt, const avx512
     const bool above = excess(type), min = has_min(type), folded = columns == 256;
     _Alignas(64) int32_t start[MOST][16];
     __m512i isum[2][MOST];
-    ask_for_sums(o, t0, nt);
     if (above) starts(type, columns, nt, a, at, start);
     UNROLL
     for (int t = 0; t < nt; t++)
@@ -82,6 +81,7 @@ INLINE void tile(nib_dtype type, int columns, bool by_word, int nt, const avx512
     const int lines = NIB_MIN(columns / 4, 8);
     for (int g = 0; g < 64 / lines; g++) {
         __m512i sum[2][MOST];
+        if (g < nt) ask_for_sums(o, t0 + g);
         UNROLL
         for (int t = 0; t < nt; t++)
             if (!folded)

@@ -37,8 +37,9 @@ static void *take(size_t n) {
 
 /* ---- matrices ---- */
 
-/* WILD: any bytes at all; ONES: nearly every bit set; both but WILD give values below 100 */
-typedef enum fill { TAME, WILD, ZEROS, ONES } fill;
+/* WILD: any bytes at all; ONES: nearly every bit set; LOW: all bytes -128; all but WILD give values
+ * below 100 */
+typedef enum fill { TAME, WILD, ZEROS, ONES, LOW } fill;
 
 static bool is_tame(const nib_dtype_info *info, const uint8_t *block) {
     float v[256];
@@ -53,7 +54,10 @@ static void random_block(const nib_dtype_info *info, fill how, uint8_t *block) {
         uint64_t bits = 0, ones = 0;
         for (uint32_t i = 0; i < info->block_bytes; i++, bits >>= 8, ones >>= 3) {
             if (i % 8 == 0) bits = nib_rng_u64(&rng), ones = nib_rng_u64(&rng);
-            block[i] = how == ZEROS ? 0 : how == ONES && ones & 7 ? 0xff : (uint8_t)bits;
+            block[i] = how == ZEROS              ? 0
+                       : how == LOW              ? 0x80
+                       : how == ONES && ones & 7 ? 0xff
+                                                 : (uint8_t)bits;
         }
     } while (how != WILD && !is_tame(info, block));
 }
@@ -354,11 +358,14 @@ static void quantise_is_the_same_everywhere(void **state) {
         for (int how = 0; how < 4; how++)
             for (int64_t k = 32; k <= 1024; k += 32)
                 for (int kind = NIB_ACT_Q8; kind <= (k % 256 ? NIB_ACT_Q8 : NIB_ACT_Q8K); kind++) {
-                    acts a = make_acts(scalar(), (nib_act_kind)kind, 7, k, how);
+                    static const int64_t counts[] = {1, 7, 19};
+                    int64_t n_tok = counts[k / 32 % 3], part = (k / 32 + how) % (n_tok + 1);
+                    acts a = make_acts(scalar(), (nib_act_kind)kind, n_tok, k, how);
                     void *mem = take(a.bytes);
                     nib_act b;
-                    nib_act_bind(&b, mem, 7, k);
-                    quantise(set, (nib_act_kind)kind, a.x, a.ldx, 0, 7, &b);
+                    nib_act_bind(&b, mem, n_tok, k);
+                    quantise(set, (nib_act_kind)kind, a.x, a.ldx, 0, part, &b);
+                    quantise(set, (nib_act_kind)kind, a.x, a.ldx, part, n_tok, &b);
                     if (memcmp(a.mem, mem, a.bytes)) fail_msg("%s quantises differently", isas[s]);
                     nib_free_pages(mem, a.bytes);
                     free_acts(&a);
@@ -481,6 +488,39 @@ static void few_tokens_in_every_shape(void **state) {
                     free_product(want, w, counts[c]);
                     free_acts(&a);
                 }
+                free_matrix(&m);
+            }
+    }
+    print_message("%ld products, 0 differ from scalar\n", n_products);
+}
+
+/* Blocks of 32, whole tiles of tokens and nearly so: all lengths of rows with all kinds of weights
+ * (the largest sums among them), other numbers of panels and activations each time. */
+static void many_tokens_in_every_shape(void **state) {
+    (void)state;
+    long n_products = 0;
+    for (size_t i = 0; i < NIB_ARRAY_LEN(all); i++) {
+        int64_t ks[8];
+        int n_ks = lengths(all[i], ks);
+        if (nib_mat_act(all[i]) != NIB_ACT_Q8) continue;
+        for (int j = 0; j < n_ks; j++)
+            for (int f = TAME; f <= LOW; f++) {
+                static const int64_t counts[] = {64, 28, 47, 32, 80, 31, 96};
+                int64_t n_tok = counts[(i + (size_t)(j * 5 + f)) % NIB_ARRAY_LEN(counts)];
+                matrix m = make_matrix(all[i], 16 + 9 * random_below(8), ks[j], (fill)f);
+                const nib_mat *w = best_form(&m);
+                acts a = make_acts(scalar(), NIB_ACT_Q8, n_tok, ks[j], f == LOW ? 2 : (j + f) % 4);
+                float *want = product(scalar(), w, &a.a, 100);
+                for (size_t s = 1; s < NIB_ARRAY_LEN(isas); s++) {
+                    const nib_kernels *set = nib_kernels_upto(isas[s]);
+                    if (!set) continue;
+                    float *got = product(set, w, &a.a, 100);
+                    same_product(want, got, w, n_tok, isas[s], "matmul");
+                    free_product(got, w, n_tok);
+                    n_products++;
+                }
+                free_product(want, w, n_tok);
+                free_acts(&a);
                 free_matrix(&m);
             }
     }
@@ -718,6 +758,7 @@ int main(void) {
         cmocka_unit_test(scalar_is_near_double),
         cmocka_unit_test(every_set_equals_scalar),
         cmocka_unit_test(few_tokens_in_every_shape),
+        cmocka_unit_test(many_tokens_in_every_shape),
         cmocka_unit_test(sums_at_their_largest),
         cmocka_unit_test(tokens_do_not_see_each_other),
         cmocka_unit_test(fast_groups_cover_a_row),
