@@ -73,7 +73,6 @@ typedef struct batch {
     const float *d, *ds;
     int64_t step, ds_step; /* tokens from a group to the next */
     float *acc;
-    __mmask16 before; /* acc holds something */
 } batch;
 enum { NEXT_PANEL = sizeof(piece), NEXT_ACC = WIDE * NIB_PANEL };
 
@@ -92,8 +91,7 @@ INLINE batch batch_of(const job *o, int n, int64_t g, int64_t t0, int pair) {
                    .ds = ds,
                    .step = whole ? n_tok : 0,
                    .ds_step = whole ? n_tok : d - ds,
-                   .acc = o->acc + t0 * NEXT_ACC + 2 * pair * NIB_PANEL,
-                   .before = g ? 0xffff : 0};
+                   .acc = o->acc + t0 * NEXT_ACC + 2 * pair * NIB_PANEL};
 }
 static void expand(const job *o, int n, int64_t g) {
     int there = (int)NIB_MIN(n, o->a->k / 32 - g);
@@ -150,8 +148,8 @@ INLINE void add(bool min, int n, const batch *b, int i, const sums *sum, __m512 
     if (j == 0) {
         UNROLL
         for (int t = 0; t < 8; t++) {
-            v[0][t] = _mm512_maskz_load_ps(b->before, acc + t * NEXT_ACC);
-            v[1][t] = _mm512_maskz_load_ps(b->before, acc + t * NEXT_ACC + NIB_PANEL);
+            v[0][t] = _mm512_load_ps(acc + t * NEXT_ACC);
+            v[1][t] = _mm512_load_ps(acc + t * NEXT_ACC + NIB_PANEL);
         }
     }
     const float *d = b->d + j * b->step + first, *ds = b->ds + j * b->ds_step + first;
@@ -271,6 +269,7 @@ static void many(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, flo
             o.panel[r] = nib_mm_panel(w, p + r, scratch);
             o.rows[r] = (__mmask16)((1u << nib_mm_rows(w, p + r)) - 1);
         }
+        memset(o.acc, 0, (size_t)NIB_ROUND_UP(a->n_tok, NT) * NEXT_ACC * sizeof(float));
         if (whole) by[0](&o, 0, whole);
         if (whole < n_groups) by[1](&o, whole, n_groups);
         put(&o);
