@@ -93,12 +93,6 @@ INLINE __m512i dpwssd(__m512i acc, __m512i w, __m512i x) {
     __asm__("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(w), "v"(x));
     return acc;
 }
-
-/* The same with one pair from memory for all. */
-INLINE __m512i dpwssd_each(__m512i acc, __m512i w, const void *x) {
-    __asm__("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(w), "m"(*(const int32_t *)x));
-    return acc;
-}
 INLINE void fetch_to_write(const void *p) {
     __asm__ volatile("prefetchw %0" ::"m"(*(const char *)p));
 }
@@ -247,18 +241,6 @@ INLINE __m512 sums_before(const avx512_job *o, int64_t t, int r) {
 }
 INLINE void keep_sums(const avx512_job *o, int64_t t, int r, __m512 v) {
     _mm512_mask_storeu_ps(o->to + t * o->ld + r * NIB_PANEL, o->rows[r], v);
-}
-
-/* Sums [n_tok][2][16] of nr panels from p on, into y. */
-INLINE void nib_avx512_put(const nib_mat *w, const float *sums, int64_t n_tok, int64_t p, int nr,
-                           float *y, int64_t ldy) {
-    for (int r = 0; r < nr; r++) {
-        __mmask16 rows = (__mmask16)((1u << nib_mm_rows(w, p + r)) - 1);
-        float *to = y + (p + r) * NIB_PANEL;
-        for (int64_t t = 0; t < n_tok; t++)
-            _mm512_mask_storeu_ps(to + t * ldy, rows,
-                                  _mm512_load_ps(sums + (2 * t + r) * NIB_PANEL));
-    }
 }
 
 /* ---- scales of blocks of 32 ---- */
