@@ -197,6 +197,7 @@ int main(int argc, char **argv) {
             o.a.x = x;
             o.a.ldx = cols;
             k->quantise(x, cols, 0, n_tok, &o.a);
+            nib_act_tile(&o.a, 0, n_tok);
             if (fast)
                 k->quantise_fast(x, cols, 0, n_tok, &o.a);
             else if (cols % 256 == 0)

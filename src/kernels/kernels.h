@@ -38,10 +38,10 @@ typedef struct nib_mat {
 enum { NIB_PANEL = 16 };
 /* What multiplies a matrix; bits, because the consumers of one input may want several. */
 typedef enum nib_act_kind {
-    NIB_ACT_F32 = 0,
     NIB_ACT_Q8 = 1,
     NIB_ACT_Q8K = 2,
-    NIB_ACT_FAST = 4
+    NIB_ACT_FAST = 4,
+    NIB_ACT_F32 = 8
 } nib_act_kind;
 
 /* What multiplies a weight matrix. Float formats (F32, F16, BF16) and those without a packed form
@@ -53,6 +53,10 @@ typedef enum nib_act_kind {
  *
  * FAST: what matmul_fast takes, the same rounding with a scale per group of up to 256 columns
  * (nib_fast_group), for K a multiple of 64. Where K is a multiple of 256 that is Q8K's kq and kd.
+ *
+ * F32: the same floats in the order in which a product takes them: pieces of NIB_TILE_K columns
+ * (the last may be shorter), in each the tiles of tokens (nib_tile), in each [column][token]. In
+ * rows, what a product takes at a time lies in several places, a power of two apart.
  */
 typedef struct nib_act {
     int64_t n_tok, k;
@@ -73,6 +77,7 @@ typedef struct nib_act {
     /* [K/256][T][16]: ks16 as pairs of bfloat16 that add up to it, 64-byte aligned; two tiles
      * past the last token may be read */
     uint32_t *ksbf;
+    float *tiled; /* F32: [T * K], as above */
 } nib_act;
 /* Of at most 16 * 127. Of activations that are spread normally two blocks in a thousand are not
  * calm. */
@@ -80,6 +85,17 @@ enum { NIB_CALM = 1023 };
 size_t nib_act_bytes(int64_t n_tok, int64_t k); /* for all arrays together, in 64-byte parts */
 void nib_act_bind(nib_act *a, void *mem, int64_t n_tok,
                   int64_t k); /* sets n_tok, k and the arrays inside mem; not fast */
+
+/* Tiles of nearly equal numbers of tokens: i has [nib_tile(n_tok, i), nib_tile(n_tok, i + 1)). */
+enum { NIB_TILE_T = 12, NIB_TILE_K = 128 };
+static inline int64_t nib_tiles(int64_t n_tok) {
+    return (n_tok + NIB_TILE_T - 1) / NIB_TILE_T;
+}
+static inline int64_t nib_tile(int64_t n_tok, int64_t i) {
+    return n_tok * i / nib_tiles(n_tok);
+}
+/* Tokens [t0, t1) of a->x into a->tiled. */
+void nib_act_tile(nib_act *a, int64_t t0, int64_t t1);
 
 nib_act_kind nib_mat_act(nib_dtype t);
 /* From so many tokens on matmul_fast is the faster one. */

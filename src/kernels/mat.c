@@ -64,7 +64,8 @@ size_t nib_act_bytes(int64_t n_tok, int64_t k) {
     size_t n = (size_t)(n_tok * (k / 32)), nk = (size_t)(n_tok * (k / 256));
     size_t ng = (size_t)(n_tok * nib_fast_groups(k)) * 4 + PAST_GROUP;
     return part(n * 32) + 3 * part(n * 4) + part(n * 32 + PAST_KQ) + 2 * part(ng) + part(nk * 32) +
-           part(nk * 16 + 256) + part(nk) + part(nk * 64 + PAST_KSBF);
+           part(nk * 16 + 256) + part(nk) + part(nk * 64 + PAST_KSBF) +
+           part((size_t)(n_tok * k) * sizeof(float));
 }
 
 void nib_act_bind(nib_act *a, void *mem, int64_t n_tok, int64_t k) {
@@ -96,6 +97,32 @@ void nib_act_bind(nib_act *a, void *mem, int64_t n_tok, int64_t k) {
     a->calm = p;
     p += part(nk);
     a->ksbf = (uint32_t *)(void *)p;
+    p += part(nk * 64 + PAST_KSBF);
+    a->tiled = (float *)(void *)p;
+}
+
+/* n columns of nt tokens of a tile that is 'width' wide. */
+static inline void tile_piece(const float *x, int64_t ldx, int64_t n, int64_t nt, int64_t width,
+                              float *to) {
+    for (int64_t k = 0; k < n; k++, to += width)
+        for (int64_t i = 0; i < nt; i++) to[i] = x[i * ldx + k];
+}
+
+void nib_act_tile(nib_act *a, int64_t t0, int64_t t1) {
+    for (int64_t i = 0; i < nib_tiles(a->n_tok); i++) {
+        int64_t from = nib_tile(a->n_tok, i), end = nib_tile(a->n_tok, i + 1), width = end - from;
+        int64_t t = NIB_MAX(from, t0), nt = NIB_MIN(end, t1) - t;
+        if (nt <= 0) continue;
+        for (int64_t k0 = 0; k0 < a->k; k0 += NIB_TILE_K) {
+            int64_t n = NIB_MIN(NIB_TILE_K, a->k - k0);
+            const float *x = a->x + t * a->ldx + k0;
+            float *to = a->tiled + k0 * a->n_tok + from * n + (t - from);
+            if (nt == NIB_TILE_T)
+                tile_piece(x, a->ldx, n, NIB_TILE_T, NIB_TILE_T, to);
+            else
+                tile_piece(x, a->ldx, n, nt, width, to);
+        }
+    }
 }
 
 void nib_mat_ask(const nib_mat *w, int64_t p, int64_t n) {

@@ -1,24 +1,30 @@
-/* Products in floats, which every set shares, written once on 16 lanes (lanes_<isa>.h).
+/* Products in floats, which every set shares, written once on 16 lanes (lanes_<isa>.h): F32, F16,
+ * BF16; formats without a packed form are expanded.
  *
  * A product's output is one chain of fused multiply-adds over k, and only many outputs at a time
- * keep the units busy: tiles are MM_PANELS panels (the includer's choice: 1, or 4 where registers
- * are plenty) x up to 6 tokens, and 4 panels x 1 token, which also keeps four streams of memory
- * open. */
+ * keep the units busy: tiles of panels and tokens whose sums fill the registers (MM_PANELS, the
+ * includer's choice: 4 where there are many, else 1). Weights become floats a piece of columns at a
+ * time, in the first cache, and all tokens pass over it. */
 #include "kernels/mm.h"
 
-/* F32, F16, BF16; formats without a packed form are expanded. */
-enum { F32_WIDE = 4, F32_TOKENS = 6 }; /* panels, tokens of a tile at most */
-enum { F32_PIECE = 128 };              /* columns of an expanded piece: 8 KiB a panel */
+enum { F32_WIDE = 4 }; /* panels of a tile at most */
+/* Tokens of one: with 2 panels, or with 1 where a register holds half of one, 24 or 12 sums. */
+enum { F32_TOKENS = MM_PANELS > 1 ? NIB_TILE_T : NIB_TILE_T / 2 };
 _Static_assert(F32_WIDE *MM_EXPAND_K *NIB_PANEL * sizeof(float) <= MM_SCRATCH,
                "the scratch holds the pieces");
 
+/* A tile's share of a product: n columns. */
 typedef struct f32_job {
-    const uint8_t *w[F32_WIDE]; /* at column k0 */
-    const nib_act *a;
-    int64_t k0, n;
-    float *y; /* of the first panel */
-    int64_t ldy;
-    int last; /* rows of the last panel */
+    const uint8_t *w; /* of the first panel, */
+    size_t panel;     /* so many bytes before the next */
+    const float *x;   /* [n][width] */
+    int64_t n, width;
+    const float *from; /* [tokens][ld_from]: sums of the columns before; NULL: there are none */
+    float *to;         /* [tokens][ld_to], of the last panel so many rows */
+    int64_t ld_from, ld_to;
+    int last_rows;
+    const uint8_t *ask; /* weights that are wanted soon: a line a column is asked for, and the */
+    size_t ask_step[2]; /* next one lies so far on, taken in turn */
 } f32_job;
 
 INLINE v16 f32_weights(nib_dtype t, const uint8_t *p) {
@@ -27,77 +33,76 @@ INLINE v16 f32_weights(nib_dtype t, const uint8_t *p) {
     return v_load((const float *)(const void *)p);
 }
 
-/* One token reads weights from memory: they are asked for early. */
+/* Weights that come from memory as a tile goes are asked for so many bytes early. */
 enum { AHEAD_F32 = 2048 };
 
-/* nr panels x nt tokens from t0 on, added to what y holds. */
-INLINE void f32_tile(nib_dtype t, int nr, int nt, const f32_job *o, int64_t t0) {
-    const float *x = o->a->x + t0 * o->a->ldx + o->k0;
-    int64_t ldx = o->a->ldx, n = o->n;
-    size_t line = NIB_PANEL * (t == NIB_F32 ? 4 : 2);
+/* nr panels x nt tokens. Four panels have so few tokens that they always come from memory. */
+INLINE void f32_tile(nib_dtype t, int nr, int nt, const f32_job *o) {
+    const uint8_t *w = o->w, *ask = o->ask;
+    const size_t panel = o->panel, line = NIB_PANEL * (t == NIB_F32 ? 4 : 2);
+    const size_t both_steps = o->ask_step[0] + o->ask_step[1];
+    size_t ask_step = o->ask_step[0];
+    const int64_t width = MM_PANELS > 1 ? nt : o->width, ld_from = o->ld_from, ld_to = o->ld_to;
+    const float *from = o->from, *x = o->x, *end = x + o->n * width;
+    float *to = o->to;
+    const int last_rows = o->last_rows;
     v16 acc[F32_WIDE][F32_TOKENS];
     UNROLL
     for (int r = 0; r < nr; r++) {
         UNROLL
         for (int i = 0; i < nt; i++)
-            acc[r][i] = v_load_n(o->y + (t0 + i) * o->ldy + r * NIB_PANEL,
-                                 r == nr - 1 ? o->last : NIB_PANEL);
+            acc[r][i] = from ? v_load(from + i * ld_from + r * NIB_PANEL) : v_set1(0);
     }
-    for (int64_t k = 0; k < n; k++) {
+    for (; x < end; x += width, w += line) {
         v16 v[F32_WIDE];
+        if (nr < F32_WIDE) {
+            __builtin_prefetch(ask);
+            ask += ask_step;
+            /* not worth an instruction where floats of a piece are used again and again */
+            if (nr == 2 && t != NIB_F32) ask_step = both_steps - ask_step;
+        }
         UNROLL
         for (int r = 0; r < nr; r++) {
-            const uint8_t *w = o->w[r] + (size_t)k * line;
-            if (nt == 1) __builtin_prefetch(w + AHEAD_F32);
-            v[r] = f32_weights(t, w);
+            if (nr == F32_WIDE) __builtin_prefetch(w + (size_t)r * panel + AHEAD_F32);
+            v[r] = f32_weights(t, w + (size_t)r * panel);
         }
         UNROLL
         for (int i = 0; i < nt; i++) {
-            v16 xi = v_set1(x[i * ldx + k]);
+            v16 xi = v_set1(x[i]);
             UNROLL
             for (int r = 0; r < nr; r++) acc[r][i] = v_fma(v[r], xi, acc[r][i]);
         }
     }
     UNROLL
-    for (int r = 0; r < nr; r++) {
+    for (int i = 0; i < nt; i++, to += ld_to) {
         UNROLL
-        for (int i = 0; i < nt; i++)
-            v_store_n(o->y + (t0 + i) * o->ldy + r * NIB_PANEL, acc[r][i],
-                      r == nr - 1 ? o->last : NIB_PANEL);
+        for (int r = 0; r < nr - 1; r++) v_store(to + r * NIB_PANEL, acc[r][i]);
+        v_store_n(to + (nr - 1) * NIB_PANEL, acc[nr - 1][i], last_rows);
     }
 }
 
-/* One function a format, number of panels and number of tokens. */
-typedef void (*f32_fn)(const f32_job *o, int64_t t0);
+/* One function a format, number of panels and number of tokens, in tables [panels / 2][tokens - 1].
+ * Sets with few registers have one panel, and four with one token; the others also two panels with
+ * many tokens, four with few: what comes from memory then has four streams. */
+typedef void (*f32_fn)(const f32_job *o);
 #define F32_TILE(T, NR, NT)                                                                        \
-    static void f32_##T##_##NR##_##NT(const f32_job *o, int64_t t0) {                              \
-        f32_tile(NIB_##T, NR, NT, o, t0);                                                          \
+    static void f32_##T##_##NR##_##NT(const f32_job *o) {                                          \
+        f32_tile(NIB_##T, NR, NT, o);                                                              \
     }
-#define F32_TILES(T, NR)                                                                           \
-    F32_TILE(T, NR, 2)                                                                             \
-    F32_TILE(T, NR, 3)                                                                             \
-    F32_TILE(T, NR, 4)                                                                             \
-    F32_TILE(T, NR, 5)                                                                             \
-    F32_TILE(T, NR, 6)
-#define F32_ROW(T, NR)                                                                             \
-    {                                                                                              \
-        f32_##T##_##NR##_1, f32_##T##_##NR##_2, f32_##T##_##NR##_3, f32_##T##_##NR##_4,            \
-            f32_##T##_##NR##_5, f32_##T##_##NR##_6                                                 \
-    }
+#define F32_TO_6(X, T, NR) X(T, NR, 2) X(T, NR, 3) X(T, NR, 4) X(T, NR, 5) X(T, NR, 6)
+#define F32_TO_12(X, T, NR)                                                                        \
+    X(T, NR, 7) X(T, NR, 8) X(T, NR, 9) X(T, NR, 10) X(T, NR, 11) X(T, NR, 12)
+#define F32_CELL(T, NR, NT) [NR / 2][NT - 1] = f32_##T##_##NR##_##NT,
 #if MM_PANELS > 1
-#define F32_FORMAT(T)                                                                              \
-    F32_TILE(T, 1, 1)                                                                              \
-    F32_TILES(T, 1)                                                                                \
-    F32_TILE(T, 4, 1)                                                                              \
-    F32_TILES(T, 4)                                                                                \
-    static const f32_fn f32_tiles_##T[2][F32_TOKENS] = {F32_ROW(T, 1), F32_ROW(T, 4)};
+#define F32_ALL(X, T)                                                                              \
+    X(T, 1, 1)                                                                                     \
+    F32_TO_6(X, T, 1) F32_TO_12(X, T, 1) X(T, 2, 6) F32_TO_12(X, T, 2) X(T, 4, 1) F32_TO_6(X, T, 4)
 #else
-#define F32_FORMAT(T)                                                                              \
-    F32_TILE(T, 1, 1)                                                                              \
-    F32_TILES(T, 1)                                                                                \
-    F32_TILE(T, 4, 1)                                                                              \
-    static const f32_fn f32_tiles_##T[2][F32_TOKENS] = {F32_ROW(T, 1), {f32_##T##_4_1}};
+#define F32_ALL(X, T) X(T, 1, 1) F32_TO_6(X, T, 1) X(T, 4, 1)
 #endif
+#define F32_FORMAT(T)                                                                              \
+    F32_ALL(F32_TILE, T)                                                                           \
+    static const f32_fn f32_tiles_##T[F32_WIDE / 2 + 1][F32_TOKENS] = {F32_ALL(F32_CELL, T)};
 F32_FORMAT(F32)
 F32_FORMAT(F16)
 F32_FORMAT(BF16)
@@ -113,49 +118,68 @@ static void f32_expand(const nib_mat *w, int64_t p, int64_t k0, int n, float *ou
         v_store(out, f32_weights(w->dtype, from));
 }
 
+/* Halves are read as they are when no more than so many tokens use them. */
+enum { F32_DIRECT = MM_PANELS > 1 ? 48 : NIB_TILE_T };
+
 static void matmul_f32(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                        int64_t ldy, void *scratch) {
-    float *pieces = nib_mm_work(w, scratch);
-    /* Halves are read as they are when no more than two tiles of tokens use them. */
-    bool few = a->n_tok <= F32_TOKENS;
-    bool direct = w->packed && (a->n_tok <= 2 * F32_TOKENS || w->dtype == NIB_F32);
-    int64_t step = !w->packed ? MM_EXPAND_K : few ? w->k : F32_PIECE;
-    const f32_fn(*tiles)[F32_TOKENS] = !direct || w->dtype == NIB_F32 ? f32_tiles_F32
-                                       : w->dtype == NIB_F16          ? f32_tiles_F16
-                                                                      : f32_tiles_BF16;
-    int64_t n_tiles = (a->n_tok + F32_TOKENS - 1) / F32_TOKENS;
-    int64_t together = a->n_tok == 1 ? F32_WIDE : MM_PANELS;
-    float *sums = nib_mm_sums(w, scratch);
+    const int64_t n_tok = a->n_tok, n_tiles = nib_tiles(n_tok);
+    bool halves = w->dtype == NIB_F16 || w->dtype == NIB_BF16;
+    bool direct = w->packed && (n_tok <= F32_DIRECT || !halves);
+    const f32_fn(*tiles)[F32_TOKENS] = !direct || !halves    ? f32_tiles_F32
+                                       : w->dtype == NIB_F16 ? f32_tiles_F16
+                                                             : f32_tiles_BF16;
+    const size_t line = NIB_PANEL * (halves ? 2 : 4); /* of a column, packed */
+    /* a single tile of tokens goes through whole rows */
+    const int64_t step = direct && n_tiles == 1 ? w->k : NIB_TILE_K;
+    const int64_t expanded = w->packed ? NIB_TILE_K : MM_EXPAND_K;
+    const int64_t together = n_tok == 1 ? F32_WIDE : MM_PANELS == 1 ? 1 : n_tok <= 6 ? F32_WIDE : 2;
+    float *pieces = nib_mm_work(w, scratch), *sums = nib_mm_sums(w, scratch);
     for (int64_t p = p0, n_panels; p < p1; p += n_panels) {
         n_panels = p1 - p >= together ? together : 1;
-        int64_t width = (n_panels - 1) * NIB_PANEL + nib_mm_rows(w, p + n_panels - 1);
-        float *out = y + p * NIB_PANEL;
-        f32_job o = {.a = a, .ldy = ldy, .y = out, .last = nib_mm_rows(w, p + n_panels - 1)};
-        /* Between pieces sums wait in scratch: rows of y are powers of two apart and would fall on
-         * the same few lines of the cache. */
-        if (!few) o.y = sums, o.ldy = n_panels * NIB_PANEL, o.last = NIB_PANEL;
-        for (int64_t t = 0; t < a->n_tok; t++)
-            memset(o.y + t * o.ldy, 0, sizeof(float) * (size_t)(few ? width : o.ldy));
         for (int64_t k0 = 0; k0 < w->k; k0 += step) {
-            o.k0 = k0;
-            o.n = NIB_MIN(step, w->k - k0);
-            for (int64_t r = 0; r < n_panels; r++) {
-                size_t size = w->dtype == NIB_F32 ? 4 : 2;
-                if (direct) {
-                    o.w[r] = w->data + (size_t)(p + r) * w->stride + (size_t)k0 * size * NIB_PANEL;
-                    continue;
-                }
-                float *piece = pieces + r * step * NIB_PANEL;
-                f32_expand(w, p + r, k0, (int)o.n, piece);
-                o.w[r] = (const uint8_t *)piece;
+            const uint8_t *there = w->data + (size_t)p * w->stride + (size_t)k0 * line;
+            f32_job o = {.w = there, .panel = w->stride, .n = NIB_MIN(step, w->k - k0)};
+            if (!direct) {
+                o.w = (const uint8_t *)(pieces + k0 % expanded * NIB_PANEL);
+                o.panel = (size_t)expanded * NIB_PANEL * sizeof(float);
+                for (int64_t r = 0; r < n_panels && k0 % expanded == 0; r++)
+                    f32_expand(w, p + r, k0, (int)NIB_MIN(expanded, w->k - k0),
+                               pieces + r * expanded * NIB_PANEL);
             }
-            /* tiles of nearly equal numbers of tokens waste least */
-            for (int64_t i = 0, t0 = 0, t1; i < n_tiles; i++, t0 = t1) {
-                t1 = a->n_tok * (i + 1) / n_tiles;
-                tiles[n_panels > 1][t1 - t0 - 1](&o, t0);
+            /* Between pieces sums wait in scratch: rows of y are powers of two apart and would fall
+             * on the same few lines of the cache. */
+            bool first = k0 == 0, last = k0 + o.n == w->k;
+            o.ld_from = n_panels * NIB_PANEL;
+            o.ld_to = last ? ldy : o.ld_from;
+            o.last_rows = last ? nib_mm_rows(w, p + n_panels - 1) : NIB_PANEL;
+            /* The columns after these, or the first of the next panels: each tile asks for those of
+             * one panel. A single tile asks for its own, of two panels in turn, or for the whole
+             * next panel. */
+            const uint8_t *next =
+                last ? w->data + (size_t)(p + n_panels) * w->stride : there + (size_t)step * line;
+            int64_t to_ask = w->packed ? n_panels : 0;
+            for (int64_t i = 0; i < n_tiles; i++) {
+                const int64_t t0 = nib_tile(n_tok, i), width = nib_tile(n_tok, i + 1) - t0;
+                const int64_t parts = (width + F32_TOKENS - 1) / F32_TOKENS;
+                o.width = width;
+                for (int64_t j = 0, c = 0, end; j < parts; j++, c = end) {
+                    end = width * (j + 1) / parts;
+                    o.x = a->tiled + k0 * n_tok + t0 * o.n + c;
+                    o.from = first ? NULL : sums + (t0 + c) * o.ld_from;
+                    o.to = last ? y + p * NIB_PANEL + (t0 + c) * ldy : sums + (t0 + c) * o.ld_from;
+                    o.ask = to_ask > 0 ? next : o.w;
+                    o.ask_step[0] = o.ask_step[1] = to_ask > 0 ? line : 0;
+                    if (n_panels == 2 && n_tiles == 1 && direct && halves) {
+                        o.ask = o.w + AHEAD_F32;
+                        o.ask_step[0] = w->stride;
+                        o.ask_step[1] = 2 * line - w->stride;
+                    }
+                    tiles[n_panels / 2][end - c - 1](&o);
+                    next += w->stride;
+                    to_ask--;
+                }
             }
         }
-        for (int64_t t = 0; t < a->n_tok && !few; t++)
-            memcpy(out + t * ldy, sums + t * o.ldy, sizeof(float) * (size_t)width);
     }
 }

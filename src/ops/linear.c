@@ -31,6 +31,7 @@ void nib_op_quantise(nib_worker *w, nib_rows r, int n, const nib_linear *const *
     if (kinds & NIB_ACT_Q8) w->k->quantise(a->x, a->ldx, r.t0, r.t1, a);
     if (kinds & NIB_ACT_Q8K) w->k->quantise_k(a->x, a->ldx, r.t0, r.t1, a);
     if (kinds & NIB_ACT_FAST) w->k->quantise_fast(a->x, a->ldx, r.t0, r.t1, a);
+    if (kinds & NIB_ACT_F32) nib_act_tile(a, r.t0, r.t1);
 }
 
 void nib_op_lookup(nib_worker *w, nib_rows r, const nib_mat *m, const int32_t *ids, float scale,
