@@ -279,16 +279,22 @@ static void many(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, flo
 
 /* Whether tiles are faster than AVX-512, which has no use for whole sixteens: formats with minima
  * gain so little that hardly a token may be missing. */
-enum { LEAST = 24, LEAST_K = 25 };
+enum { LEAST = 24 };
 static bool suits(const nib_mat *w, int64_t n_tok) {
     int64_t missing = NIB_ROUND_UP(n_tok, NT) - n_tok;
     return n_tok >= LEAST && missing * (nib_mm_format(w->dtype)->form == MM_MIN ? 16 : 4) <= n_tok;
 }
 
+/* The tokens from which on they are, for blocks of 256: Q4_K and Q5_K are fast without tiles too.
+ */
+static int64_t least_k(nib_dtype t) {
+    return t == NIB_Q4_K || t == NIB_Q5_K ? 27 : 16;
+}
+
 static void matmul(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                    int64_t ldy, void *scratch) {
     nib_act_kind kind = nib_mat_act(w->dtype);
-    if (kind == NIB_ACT_Q8K && a->n_tok >= LEAST_K)
+    if (kind == NIB_ACT_Q8K && a->n_tok >= least_k(w->dtype))
         nib_amx_mm_k(w, a, p0, p1, y, ldy, scratch);
     else if (kind == NIB_ACT_Q8 && suits(w, a->n_tok))
         many(w, a, p0, p1, y, ldy, scratch);
