@@ -122,7 +122,7 @@ static void room_make(room *r, const nib_kernels *k, nib_kv_type type, int d, in
     r->m = need(nib_alloc(MAX_Q * 4));
     r->s = need(nib_alloc(MAX_Q * 4));
     r->o = need(nib_alloc((size_t)MAX_Q * (size_t)d * 4));
-    r->scratch = need(aligned_alloc(64, sizeof(float) * NIB_ATTN_GROUP * NIB_ATTN_CHUNK));
+    r->scratch = need(aligned_alloc(64, NIB_ROUND_UP(nib_attn_scratch(d, d), 64)));
     r->qs = need(nib_alloc(MAX_Q * sizeof *r->qs));
     r->lo = need(nib_calloc(MAX_Q, sizeof *r->lo));
     r->hi = need(nib_calloc(MAX_Q, sizeof *r->hi));

@@ -70,7 +70,8 @@ static size_t shared_layout(nib_decoder *x, uintptr_t base, const nib_desc *d, i
 }
 
 static size_t ops_scratch(const nib_desc *d, int64_t max_tok) {
-    size_t a = nib_op_linear_scratch(max_tok, widest_input(d)), b = nib_op_attention_scratch(d->dv);
+    size_t a = nib_op_linear_scratch(max_tok, widest_input(d)),
+           b = nib_op_attention_scratch(d->d, d->dv);
     return NIB_ROUND_UP(NIB_MAX(a, b), 64);
 }
 

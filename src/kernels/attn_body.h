@@ -70,7 +70,7 @@ LANE void score_block(int nq, const float *q, const float *k, int nd, bool fresh
     v16 sum[ATTN_Q][ATTN_W];
     for (int i = 0; i < nq; i++)
         for (int t = 0; t < ATTN_W; t++)
-            sum[i][t] = fresh ? v_set1(0) : v_load(scores + i * CHUNK + 16 * t);
+            sum[i][t] = fresh ? v_set1(0) : v_load(scores + i * ROW + 16 * t);
     for (int d = 0; d < nd; d++, k += COLS, q++, v.p += v.step) {
         __builtin_prefetch(v.p, 0, 2);
         v16 row[ATTN_W];
@@ -81,7 +81,7 @@ LANE void score_block(int nq, const float *q, const float *k, int nd, bool fresh
         }
     }
     for (int i = 0; i < nq; i++)
-        for (int t = 0; t < ATTN_W; t++) v_store(scores + i * CHUNK + 16 * t, sum[i][t]);
+        for (int t = 0; t < ATTN_W; t++) v_store(scores + i * ROW + 16 * t, sum[i][t]);
 }
 
 /* ---- the weighted sum ---- */
@@ -148,7 +148,7 @@ LANE void mix_block(int nq, const float *weights, const float *v, int n, float *
         v16 row[ATTN_W];
         for (int t = 0; t < ATTN_W; t++) row[t] = v_load(v + 16 * t);
         for (int i = 0; i < nq; i++) {
-            const v16 x = v_set1(weights[i * CHUNK]);
+            const v16 x = v_set1(weights[i * ROW]);
             for (int t = 0; t < ATTN_W; t++) sum[i][t] = v_fma(x, row[t], sum[i][t]);
         }
     }
@@ -187,7 +187,7 @@ typedef struct block {
 
 static void score(const block *b, const float *q, const float *k, int nd, bool fresh, float *scores,
                   soon v) {
-    q += b->first * Q_ROW, scores += b->first * CHUNK;
+    q += b->first * Q_ROW, scores += b->first * ROW;
     switch (b->n) {
 #define X(N)                                                                                       \
     case N: score_block(N, q, k, nd, fresh, scores, v); break;
@@ -199,7 +199,7 @@ static void score(const block *b, const float *q, const float *k, int nd, bool f
 static void mix(int first, int n, const float *weights, const float *v, int p0, int lo, int hi,
                 float *out) {
     if (lo >= hi) return;
-    weights += first * CHUNK + lo, v += (lo - p0) * COLS, out += first * COLS;
+    weights += first * ROW + lo, v += (lo - p0) * COLS, out += first * COLS;
     switch (n) {
 #define X(N)                                                                                       \
     case N: mix_block(N, weights, v, hi - lo, out); break;
@@ -275,7 +275,7 @@ static void attn_group(const nib_attn *a, int q0, int n) {
     for (int i = 0; i < n; i++) {
         m[i] = -INFINITY;
         sum[i] = 0;
-        if (s[i].lo < s[i].hi) sum[i] = softmax_row(scores + i * CHUNK, s[i], a->softcap, &m[i]);
+        if (s[i].lo < s[i].hi) sum[i] = softmax_row(scores + i * ROW, s[i], a->softcap, &m[i]);
     }
     for (int i = 0; i < n; i += 16)
         join_chunk(a, q0 + i, NIB_MIN(n - i, 16), m + i, sum + i, &w[i / 16]);

@@ -1,11 +1,13 @@
 /* Attention of one chunk in integers, for the cache type I16: included by vec_body.h behind
  * attn_body.h, whose register blocks it shares (ATTN_Q queries, ATTN_W vectors).
  *
- * Queries, keys and values are 12-bit integers with one float scale a vector, and so are the
- * weights of a chunk, which the scale of the value they meet has been multiplied into: so sums over
- * D and over the positions of a chunk are exact in 32 bits, and neither their order nor the zeros
- * of what a query does not see matter. What lies between the products (softmax_int, attn_parts.h)
- * is one recipe in floats.
+ * Queries, keys and values are integers of some 12 bits with one float scale a vector, and so are
+ * the weights of a chunk, which the scale of the value they meet has been multiplied into. Sums
+ * over D and over the positions of a chunk stay below 2^24, and are exact: so neither their order
+ * nor the zeros of what a query does not see matter, nor whether a processor adds integers or
+ * floats. All but short keys are rounded to 8 significant bits, too, which makes each a bfloat16,
+ * for units that multiply those (x86_amx_vec.c). What lies between the products (weigh,
+ * attn_parts.h) is one recipe in floats.
  *
  * Queries and keys are turned by a Hadamard transform first, which leaves their products alone and
  * spreads a few large columns, such as many models' keys have, over all of them. */
@@ -42,9 +44,11 @@ static void turn(float *x, int d) {
     if (n < d) hadamard(x + d - n, n);
 }
 
-/* x ~ scale * q, |q| <= NIB_KV_I16_TOP; q has room for whole 16s. NaN, and zeros, when something is
- * not finite; 0 below 2^-100. */
-static float to_int(const float *x, int n, int16_t *q) {
+typedef enum int_kind { QUERY, KEY, VALUE } int_kind;
+
+/* x ~ scale * q, returns scale; q has room for whole 16s. NaN, and zeros, when something is not
+ * finite; 0 below 2^-100. */
+static float to_int(int_kind kind, const float *x, int n, int16_t *q) {
     uint32_t max = 0;
     for (int i = 0; i < n; i++) {
         uint32_t u = nib_f32_bits(x[i]) & 0x7fffffffu;
@@ -55,9 +59,21 @@ static float to_int(const float *x, int n, int16_t *q) {
         memset(q, 0, NIB_ROUND_UP((size_t)n, 16) * sizeof *q);
         return top < 1 ? 0 : NAN;
     }
-    const v16 inv = v_set1(NIB_KV_I16_TOP / top);
-    for (int i = 0; i < n; i += 16) v_store_i16(q + i, v_mul(v_load_n(x + i, n - i), inv));
-    return top / NIB_KV_I16_TOP;
+    float step = top / NIB_KV_I16_TOP;
+    if (kind != VALUE) {
+        v16 sum = v_set1(0);
+        for (int i = 0; i < n; i += 16) {
+            const v16 y = v_mul(v_load_n(x + i, n - i), v_set1(1 / step));
+            sum = v_fma(y, y, sum);
+        }
+        step *= sqrtf(v_sum(sum)) / NIB_KV_I16_LENGTH;
+    }
+    for (int i = 0; i < n; i += 16) {
+        v16 y = v_round(v_mul(v_load_n(x + i, n - i), v_set1(1 / step)));
+        if (kind != KEY || n >= NIB_KV_I16_SHORT_D) y = v_round_bf16(y);
+        v_store_i16(q + i, y);
+    }
+    return step;
 }
 
 static void store_i16(const float *k, int d, const float *v, int dv, int at, uint8_t *kp,
@@ -66,11 +82,11 @@ static void store_i16(const float *k, int d, const float *v, int dv, int at, uin
     int16_t q[NIB_KV_I16_MAX_D];
     memcpy(x, k, (size_t)d * sizeof *x);
     turn(x, d);
-    float k_scale = to_int(x, d, q);
+    float k_scale = to_int(KEY, x, d, q);
     uint8_t *to = kp + NIB_KV_I16_HEAD + (size_t)(at / 16) * (size_t)d * 32 + 4 * (at % 16);
     for (int i = 0; i < d; i += 2) memcpy(to + 32 * i, q + i, 4);
 
-    float v_scale = to_int(v, dv, q);
+    float v_scale = to_int(VALUE, v, dv, q);
     if (isnan(v_scale)) k_scale = NAN, v_scale = 0; /* who sees the position gets NaN */
     to = vp + NIB_KV_I16_HEAD + (size_t)(at / 2) * NIB_ROUND_UP((size_t)dv, 16) * 4 + 2 * (at % 2);
     for (int i = 0; i < dv; i++) memcpy(to + 4 * i, q + i, 2);
@@ -82,7 +98,7 @@ static void store_i16(const float *k, int d, const float *v, int dv, int at, uin
 static void query_i16(float *q, int d) {
     int16_t x[NIB_KV_I16_MAX_D];
     turn(q, d);
-    float scale = to_int(q, d, x);
+    float scale = to_int(QUERY, q, d, x);
     memcpy(q, x, (size_t)d * sizeof *x);
     memcpy((uint8_t *)q + (size_t)d * sizeof *x, &scale, sizeof scale);
 }
@@ -90,8 +106,8 @@ static void query_i16(float *q, int d) {
 /* ---- products of pairs ---- */
 
 /* 'k' at the first tile's first pair of columns. */
-LANE void score_int(int nq, const int16_t *q, int row, const int16_t *k, int d, const float *scale,
-                    float *scores, soon v) {
+LANE void score_int(int nq, const int16_t *q, int row, const int16_t *k, int d, float *scores,
+                    soon v) {
     w16 sum[ATTN_Q][ATTN_W];
     UNROLL for (int i = 0; i < nq; i++) UNROLL for (int t = 0; t < ATTN_W; t++) sum[i][t] =
         w_zero();
@@ -105,7 +121,7 @@ LANE void score_int(int nq, const int16_t *q, int row, const int16_t *k, int d, 
         }
     }
     UNROLL for (int i = 0; i < nq; i++) UNROLL for (int t = 0; t < ATTN_W; t++)
-        v_store(scores + i * CHUNK + 16 * t, v_mul(w_floats(sum[i][t]), v_load(scale + 16 * t)));
+        v_store(scores + i * ROW + 16 * t, w_floats(sum[i][t]));
 }
 
 /* nt * 16 columns from c0 on; pairs of positions that nobody sees are not read. 'width': columns
@@ -122,7 +138,7 @@ LANE void mix_int(int nq, int nt, const nib_attn *a, int q0, span seen, int widt
             line16 l[ATTN_W];
             UNROLL for (int t = 0; t < nt; t++) l[t] = w_line(v + 32 * t);
             UNROLL for (int i = 0; i < nq; i++) {
-                const pair16 x = w_pair(u + i * CHUNK + 2 * p);
+                const pair16 x = w_pair(u + i * ROW + 2 * p);
                 UNROLL for (int t = 0; t < nt; t++) sum[i][t] = w_dot(sum[i][t], x, l[t]);
             }
         }
@@ -133,11 +149,11 @@ LANE void mix_int(int nq, int nt, const nib_attn *a, int q0, span seen, int widt
 
 /* Not inlined: gcc finds registers for one of these at a time. */
 #define STAGE __attribute__((noinline)) static
-STAGE void score_block_int(int n, const int16_t *q, int row, const int16_t *k, int d,
-                           const float *scale, float *scores, soon v) {
+STAGE void score_block_int(int n, const int16_t *q, int row, const int16_t *k, int d, float *scores,
+                           soon v) {
     switch (n) {
 #define X(N)                                                                                       \
-    case N: score_int(N, q, row, k, d, scale, scores, v); break;
+    case N: score_int(N, q, row, k, d, scores, v); break;
         ATTN_CASES(X)
 #undef X
     }
@@ -157,7 +173,7 @@ STAGE void mix_tail_int(int n, const nib_attn *a, int q0, span seen, int width, 
     for (int i = 0; i < n; i++) {
         const blend one = {{w->unit[i]}, {w->before[i]}, {w->now[i]}};
         for (int c = c0; c < a->dv; c += 16)
-            mix_int(1, 1, a, q0 + i, seen, width, c, u + i * CHUNK, &one);
+            mix_int(1, 1, a, q0 + i, seen, width, c, u + i * ROW, &one);
     }
 }
 
@@ -168,11 +184,11 @@ static void to_weights(const float *x, float factor, span own, span seen, int16_
                (size_t)(((seen.hi + 15) & ~15) - (seen.lo & ~15)) * sizeof *u);
     if (factor == 0) return;
     for (int i = own.lo & ~15; i < own.hi; i += 16)
-        v_store_i16(u + i, v_mul(v_load(x + i), v_set1(factor)));
+        v_store_i16(u + i, v_round_bf16(weight_int(v_load(x + i), factor)));
 }
 
 static void attn_int(const nib_attn *a) {
-    _Alignas(64) int16_t packed[ATTN_Q * INT_ROW], u[ATTN_Q * CHUNK];
+    _Alignas(64) int16_t packed[ATTN_Q * INT_ROW], u[ATTN_Q * ROW];
     _Alignas(64) float k_scale[CHUNK], v_scale[CHUNK];
     const int row = a->d + 32, width = (int)NIB_ROUND_UP((size_t)a->dv, 16);
     float *scores = a->scratch;
@@ -190,13 +206,13 @@ static void attn_int(const nib_attn *a) {
             const soon v = {a->v[p / NIB_PAGE] + NIB_KV_I16_HEAD + in_page * width * 2,
                             (size_t)(width * COLS * 4 / a->d)};
             score_block_int(n, packed, row, ints_of(a->k[p / NIB_PAGE]) + in_page * a->d, a->d,
-                            k_scale + p, scores + p, v);
+                            scores + p, v);
         }
         blend w;
         float factor[16];
-        weigh(a, q0, n, s, scores, v_scale, factor, &w);
+        weigh(a, q0, n, s, scores, k_scale, v_scale, factor, &w);
         for (int i = 0; i < n; i++)
-            to_weights(scores + i * CHUNK, factor[i], s[i], seen, u + i * CHUNK);
+            to_weights(scores + i * ROW, factor[i], s[i], seen, u + i * ROW);
         int c0 = 0;
         for (; c0 + COLS <= width; c0 += COLS) mix_block_int(n, a, q0, seen, width, c0, u, &w);
         if (c0 < width) mix_tail_int(n, a, q0, seen, width, c0, u, &w);

@@ -4,7 +4,10 @@
 #ifndef NIB_KERNELS_ATTN_PARTS_H
 #define NIB_KERNELS_ATTN_PARTS_H
 
-enum { CHUNK = NIB_ATTN_CHUNK /* floats between rows of scores */ };
+enum {
+    CHUNK = NIB_ATTN_CHUNK,
+    ROW = NIB_ATTN_ROW /* floats between rows of scores */
+};
 
 typedef struct span {
     int lo, hi; /* positions within the chunk; empty when hi <= lo */
@@ -61,112 +64,149 @@ LANE float query_scale(const nib_attn *a, int i) {
     return nib_bits_f32(nib_load_u32((const uint8_t *)a->q[i] + (size_t)a->d * 2));
 }
 
-/* 2^x for x <= 0, relative error 7e-6 (our own fit); 0 below -150. */
+/* 2^x for x <= 0, relative error 1e-4 (our own fit), which 8 bits do not see; 0 below -150. */
 LANE v16 v_exp2(v16 x) {
     x = v_max(v_set1(-150.0f), x); /* in this order of arguments NaN passes */
     const v16 n = v_round(x), f = v_sub(x, n);
-    v16 p = v_fma(v_set1(0x1.3c6e5cp-7f), f, v_set1(0x1.c96d5ep-5f));
-    p = v_fma(p, f, v_set1(0x1.ebfb3ep-3f));
-    p = v_fma(p, f, v_set1(0x1.62e2d2p-1f));
+    v16 p = v_fma(v_set1(0x1.c2a226p-5f), f, v_set1(0x1.f00c84p-3f));
+    p = v_fma(p, f, v_set1(0x1.62f5fcp-1f));
     return v_scale2(v_fma(p, f, v_set1(1.0f)), n);
 }
 
-/* The scores of r queries that see the same 16s [t0, t1), rows of CHUNK, become weights times the
- * scales v of the values they meet; sum, top: [r] of weights, and of what they became. Several at a
- * time, for each is a chain of sums. */
-LANE void soften(int r, float *x, int t0, int t1, const float *m, const float *in_bits,
-                 const float *v, float *sum_out, float *top_out) {
-    v16 sum[SOFT_ROWS], top[SOFT_ROWS], vm[SOFT_ROWS], bits[SOFT_ROWS];
+/* The steps of the softmax take r queries at a time, for each is a chain of sums. They see the same
+ * 16s [t0, t1); x: their rows of ROW. */
+
+/* Of one block of 16, which only the lanes [lo, hi) are seen of. */
+LANE void scale_edge(float *x, const float *k, int lo, int hi) {
+    v_store(x, v_mul(v_load(x), v_load(k)));
+    for (int i = 0; i < lo; i++) x[i] = -INFINITY;
+    for (int i = NIB_MAX(hi, 0); i < 16; i++) x[i] = -INFINITY;
+}
+/* Sums of products become scores, -INFINITY where nothing is seen; top: the largest of each, NaN
+ * left out. */
+LANE void scale_keys(int r, const span *s, float *x, int t0, int t1, const float *k, float *out) {
+    v16 top[SOFT_ROWS];
+    bool edge0 = false, edge1 = false;
+    for (int j = 0; j < r; j++) edge0 |= s[j].lo > t0, edge1 |= s[j].hi < t1;
+    edge1 &= t1 - t0 > 16 || !edge0;
     UNROLL for (int j = 0; j < r; j++) {
-        sum[j] = top[j] = v_set1(0);
-        vm[j] = v_set1(m[j]), bits[j] = v_set1(in_bits[j]);
+        float *row = x + j * ROW, *last = row + t1 - 16;
+        top[j] = v_set1(-INFINITY);
+        if (edge0) {
+            scale_edge(row + t0, k + t0, s[j].lo - t0, s[j].hi - t0);
+            top[j] = v_max(v_load(row + t0), top[j]);
+        }
+        if (edge1) {
+            scale_edge(last, k + t1 - 16, 0, s[j].hi - (t1 - 16));
+            top[j] = v_max(v_load(last), top[j]);
+        }
+    }
+    for (int i = t0 + 16 * edge0; i < t1 - 16 * edge1; i += 16) {
+        const v16 scale = v_load(k + i);
+        UNROLL for (int j = 0; j < r; j++) {
+            float *at = x + j * ROW + i;
+            const v16 y = v_mul(v_load(at), scale);
+            top[j] = v_max(y, top[j]);
+            v_store(at, y);
+        }
+    }
+    UNROLL for (int j = 0; j < r; j++) out[j] = v_max_of(top[j]);
+}
+/* Scores become weights 2^(bits * x - from) times the scales v of the values they meet; sum, all:
+ * [r] of weights, and of what they became. */
+LANE void soften(int r, float *x, int t0, int t1, const float *bits_, const float *from_,
+                 const float *v, float *sum_out, float *all_out) {
+    v16 sum[SOFT_ROWS], all[SOFT_ROWS], bits[SOFT_ROWS], from[SOFT_ROWS];
+    UNROLL for (int j = 0; j < r; j++) {
+        sum[j] = all[j] = v_set1(0);
+        bits[j] = v_set1(bits_[j]), from[j] = v_set1(-from_[j]);
     }
     for (int i = t0; i < t1; i += 16) {
         const v16 scale = v_load(v + i);
         UNROLL for (int j = 0; j < r; j++) {
-            float *at = x + j * CHUNK + i;
-            const v16 p = v_exp2(v_mul(v_sub(v_load(at), vm[j]), bits[j])), w = v_mul(p, scale);
+            float *at = x + j * ROW + i;
+            const v16 p = v_exp2(v_fma(v_load(at), bits[j], from[j])), w = v_mul(p, scale);
             sum[j] = v_add(sum[j], p);
-            top[j] = v_max(w, top[j]);
+            all[j] = v_add(all[j], w);
             v_store(at, w);
         }
     }
     UNROLL for (int j = 0; j < r; j++) {
         sum_out[j] = v_sum(sum[j]);
-        top_out[j] = v_max_of(top[j]);
+        all_out[j] = v_sum(all[j]);
     }
-}
-/* The largest score of each, NaN left out. */
-LANE void largest(int r, const float *x, int t0, int t1, float *out) {
-    v16 top[SOFT_ROWS];
-    UNROLL for (int j = 0; j < r; j++) top[j] = v_set1(-INFINITY);
-    for (int i = t0; i < t1; i += 16) {
-        UNROLL for (int j = 0; j < r; j++) top[j] = v_max(v_load(x + j * CHUNK + i), top[j]);
-    }
-    UNROLL for (int j = 0; j < r; j++) out[j] = v_max_of(top[j]);
 }
 
-/* r queries from q on, which see s[0..r) and the same 16s of them. x: sums of products times the
- * scale of their key; they become weights times the scale of their value, 0 where nothing is seen.
- * m, sum: as nib_attn says; top: the largest of x. */
-LANE void softmax_int(int r, const nib_attn *a, int q, const span *s, float *x, const float *v,
-                      float *m, float *sum, float *top) {
+/* r queries from q on, which see s[0..r) and the same 16s of them. x: sums of products; they become
+ * scores, of which m is the largest, and which are weighed as 2^(bits * x - from). */
+LANE void scores_of(int r, const nib_attn *a, int q, const span *s, float *x, const float *k,
+                    float *m, float *bits, float *from) {
+    _Alignas(64) float ones[CHUNK];
     const int t0 = s[0].lo & ~15, t1 = (s[0].hi + 15) & ~15;
-    float in_bits[SOFT_ROWS], scale[SOFT_ROWS];
-    for (int j = 0; j < r; j++) {
-        float *row = x + j * CHUNK;
-        scale[j] = query_scale(a, q + j);
-        if (a->softcap > 0) {
-            for (int i = t0; i < t1; i += 16)
-                v_store(row + i, v_softcap(v_mul(v_load(row + i), v_set1(scale[j])), a->softcap));
-            scale[j] = 1;
-        }
-        for (int i = t0; i < s[j].lo; i++) row[i] = -INFINITY;
-        for (int i = s[j].hi; i < t1; i++) row[i] = -INFINITY;
-        in_bits[j] = scale[j] != 0 ? scale[j] * 0x1.715476p+0f : 1;
-    }
-    largest(r, x, t0, t1, m);
-    for (int j = 0; j < r; j++)
-        if (m[j] == -INFINITY) m[j] = NAN; /* seen, but not to be weighed */
-    soften(r, x, t0, t1, m, in_bits, v, sum, top);
-    for (int j = 0; j < r; j++) {
-        float *row = x + j * CHUNK;
-        m[j] *= scale[j];
-        /* the scale of a value that is not seen may be anything */
-        for (int i = t0; i < s[j].lo; i++) row[i] = 0;
-        for (int i = s[j].hi; i < t1; i++) row[i] = 0;
-    }
-}
-
-/* Queries [q0, q0 + n), n <= 16, see s. Their scores, rows of CHUNK, become weights times the
- * scales of values, of which a query's integers are what factor[i] makes of them; 0, and all of
- * them, where there is nothing finite to weigh. */
-LANE void weigh(const nib_attn *a, int q0, int n, const span *s, float *scores, const float *v,
-                float *factor, blend *w) {
-    float m[16], sum[16];
-    for (int i = 0, r; i < n; i += r) {
-        float top[SOFT_ROWS] = {0};
-        r = 1;
-        if (s[i].lo >= s[i].hi) {
-            m[i] = -INFINITY, sum[i] = 0;
-        } else {
-            const int t0 = s[i].lo & ~15, t1 = (s[i].hi + 15) & ~15;
-            while (r < SOFT_ROWS && i + r < n && s[i + r].lo < s[i + r].hi &&
-                   (s[i + r].lo & ~15) == t0 && ((s[i + r].hi + 15) & ~15) == t1)
-                r++;
-            if (r == SOFT_ROWS) {
-                softmax_int(SOFT_ROWS, a, q0 + i, s + i, scores + i * CHUNK, v, m + i, sum + i,
-                            top);
-            } else {
-                softmax_int(1, a, q0 + i, s + i, scores + i * CHUNK, v, m + i, sum + i, top);
-                r = 1;
+    float scale[SOFT_ROWS];
+    for (int j = 0; j < r; j++) scale[j] = query_scale(a, q + j);
+    if (a->softcap > 0) {
+        for (int i = t0; i < t1; i += 16) {
+            v_store(ones + i, v_set1(1));
+            for (int j = 0; j < r; j++) {
+                const v16 y =
+                    v_mul(v_mul(v_load(x + j * ROW + i), v_load(k + i)), v_set1(scale[j]));
+                v_store(x + j * ROW + i, v_softcap(y, a->softcap));
             }
         }
-        for (int j = i; j < i + r; j++) {
-            const bool some = sum[j] < INFINITY && top[j - i] > 0x1p-100f;
-            factor[j] = some ? NIB_KV_I16_WEIGHTS / top[j - i] : 0;
-            w->unit[j] = some ? top[j - i] / NIB_KV_I16_WEIGHTS : sum[j] < INFINITY ? 0 : NAN;
+        for (int j = 0; j < r; j++) scale[j] = 1;
+        k = ones;
+    }
+    scale_keys(r, s, x, t0, t1, k, m);
+    for (int j = 0; j < r; j++) {
+        if (m[j] == -INFINITY) m[j] = NAN; /* seen, but not to be weighed */
+        bits[j] = scale[j] != 0 ? scale[j] * 0x1.715476p+0f : 1;
+        from[j] = m[j] * bits[j];
+        m[j] *= scale[j];
+    }
+}
+
+/* A weight times its value's scale, as the whole number that 'factor' makes of it. */
+LANE v16 weight_int(v16 x, float factor) {
+    const v16 magic = v_set1(0x1.8p23f); /* adding it leaves no fraction */
+    return v_sub(v_fma(x, v_set1(factor), magic), magic);
+}
+
+/* Queries [q0, q0 + n), n <= 16, see s. Their sums of products, rows of ROW, become weights times
+ * the scales of values, of which a query's integers are what factor[i] makes of them; 0, and all of
+ * them, where there is nothing finite to weigh. k, v: the scales of keys and values. */
+LANE void weigh(const nib_attn *a, int q0, int n, const span *s, float *scores, const float *k,
+                const float *v, float *factor, blend *w) {
+    float m[16], sum[16], all[16], bits[16], from[16];
+    int r[16]; /* that many from here on go side by side */
+    for (int i = 0; i < n; i += r[i]) {
+        r[i] = 1;
+        m[i] = -INFINITY, sum[i] = all[i] = 0;
+        if (s[i].lo >= s[i].hi) continue;
+        const int t0 = s[i].lo & ~15, t1 = (s[i].hi + 15) & ~15;
+        while (r[i] < SOFT_ROWS && i + r[i] < n && s[i + r[i]].lo < s[i + r[i]].hi &&
+               (s[i + r[i]].lo & ~15) == t0 && ((s[i + r[i]].hi + 15) & ~15) == t1)
+            r[i]++;
+        if (r[i] == SOFT_ROWS) {
+            scores_of(SOFT_ROWS, a, q0 + i, s + i, scores + i * ROW, k, m + i, bits + i, from + i);
+        } else {
+            r[i] = 1;
+            scores_of(1, a, q0 + i, s + i, scores + i * ROW, k, m + i, bits + i, from + i);
         }
+    }
+    for (int i = 0; i < n; i += r[i]) {
+        if (s[i].lo >= s[i].hi) continue;
+        const int t0 = s[i].lo & ~15, t1 = (s[i].hi + 15) & ~15;
+        float *x = scores + i * ROW;
+        if (r[i] == SOFT_ROWS)
+            soften(SOFT_ROWS, x, t0, t1, bits + i, from + i, v, sum + i, all + i);
+        else
+            soften(1, x, t0, t1, bits + i, from + i, v, sum + i, all + i);
+    }
+    for (int i = 0; i < n; i++) {
+        const bool some = sum[i] < INFINITY && all[i] > 0x1p-100f;
+        factor[i] = some ? NIB_KV_I16_WEIGHTS / all[i] : 0;
+        w->unit[i] = some ? all[i] / NIB_KV_I16_WEIGHTS : sum[i] < INFINITY ? 0 : NAN;
     }
     join_chunk(a, q0, n, m, sum, w);
 }
@@ -176,13 +216,16 @@ LANE void weigh(const nib_attn *a, int q0, int n, const span *s, float *scores, 
 LANE const int16_t *ints_of(const uint8_t *page) {
     return (const int16_t *)(const void *)(page + NIB_KV_I16_HEAD);
 }
-/* The scales of keys and values of the 32s of positions that someone sees. */
+/* The scales of keys and values of the 32s of positions that someone sees. What nobody sees may
+ * hold anything: a value's scale meets a weight of 0 there, and has to be a number. */
 LANE void gather_scales(const nib_attn *a, float *k, float *v) {
     span all = {CHUNK, 0};
     for (int i = 0; i < a->n_q; i++) all = join(all, query_span(a, i));
     for (int p = all.lo / 32 * 32; p < all.hi; p += 32) {
         memcpy(k + p, a->k[p / NIB_PAGE] + 4 * (p % NIB_PAGE), 32 * sizeof *k);
         memcpy(v + p, a->v[p / NIB_PAGE] + 4 * (p % NIB_PAGE), 32 * sizeof *v);
+        for (int i = p; i < p + 32; i += 16)
+            v_store(v + i, v_min(v_max(v_load(v + i), v_set1(0)), v_set1(0x1p127f)));
     }
 }
 #endif

@@ -121,10 +121,10 @@ void nib_mat_ask(const nib_mat *w, int64_t p, int64_t n);
  * and V by position: F32, F16: [NIB_PAGE][D]; Q8_0: [NIB_PAGE][D/32]{f16 scale, 32 int8}
  *
  * I16, which takes as much as F16, is for attention in integers (attn_int.h): a float scale a
- * position and vectors of 12-bit integers in 16 bits, in pairs that are multiplied together,
+ * position and vectors of integers of 16 bits, in pairs that are multiplied together,
  *   K: {[NIB_PAGE] f32 scales, [NIB_PAGE/16][D/2][16][2] int16}, turned by a Hadamard transform,
  *   V: {[NIB_PAGE] f32 scales, [NIB_PAGE/2][D to whole 16s][2] int16}
- * for D of whole fours up to NIB_KV_I16_MAX_D: beyond, sums would leave 32 bits. */
+ * for D of whole fours up to NIB_KV_I16_MAX_D. */
 /* clang-format off */
 #define NIB_KV_TYPES(X) X(AUTO, "auto") X(I16, "i16") X(F16, "f16") X(F32, "f32") X(Q8_0, "q8_0")
 #define NIB_KV_BAR(T, name) "|" name
@@ -140,13 +140,18 @@ const char *nib_kv_name(nib_kv_type t);
 /* Pages are kept on disk and used again by later builds: raise this when their layout, the number
  * of a type, or the arithmetic of anything that ends up in them changes (matrices, norms, rotation,
  * quantising while loading). */
-enum { NIB_KV_VERSION = 2 };
+enum { NIB_KV_VERSION = 3 };
 enum { NIB_PAGE = 64, NIB_ATTN_CHUNK = 256, NIB_ATTN_PAGES = NIB_ATTN_CHUNK / NIB_PAGE };
 enum { NIB_ATTN_GROUP = 96 }; /* queries whose scores are kept at once */
+/* Floats between their rows: not a power of two, for such lines push each other out. */
+enum { NIB_ATTN_ROW = NIB_ATTN_CHUNK + 16 };
 enum {
-    NIB_KV_I16_TOP = 2047,          /* largest integer of a query, key or value */
-    NIB_KV_I16_WEIGHTS = 4095,      /* of a weight: 256 * 4095 * 2047 < 2^31 */
-    NIB_KV_I16_MAX_D = 512,         /* 512 * 2047 * 2047 < 2^31 */
+    /* Sums stay below 2^24, rounding included: as floats they are exact, too, in any order. */
+    NIB_KV_I16_LENGTH = 4000,   /* of a query, and of a key, as a vector */
+    NIB_KV_I16_TOP = 1020,      /* largest integer of a value */
+    NIB_KV_I16_WEIGHTS = 16000, /* sum of the weights of a chunk */
+    NIB_KV_I16_SHORT_D = 64,    /* keys from so many columns on have 8 significant bits, too */
+    NIB_KV_I16_MAX_D = 512,
     NIB_KV_I16_HEAD = NIB_PAGE * 4, /* bytes of scales before the integers */
 };
 size_t nib_kv_head_bytes(nib_kv_type t,
@@ -177,8 +182,11 @@ typedef struct nib_attn {
     bool more;        /* m, s and o hold what earlier chunks gave: they become those of all, with
                          the numbers that attn_merge would give */
     float *m, *s, *o; /* [n_q], [n_q], [n_q, Dv] */
-    float *scratch;   /* [NIB_ATTN_GROUP, NIB_ATTN_CHUNK], 64-byte aligned */
+    float *scratch;   /* nib_attn_scratch bytes, 64-byte aligned */
 } nib_attn;
+/* Room for the scores, sums and packed queries of NIB_ATTN_GROUP, and for a chunk of K and V in
+ * another form of 16 bits. */
+size_t nib_attn_scratch(int d, int dv);
 
 typedef enum nib_rope_kind {
     NIB_ROPE_NONE,

@@ -16,6 +16,12 @@ size_t nib_kv_head_bytes(nib_kv_type t, int d) {
     return 0;
 }
 
+size_t nib_attn_scratch(int d, int dv) {
+    const size_t k = NIB_ROUND_UP((size_t)d, 64), v = NIB_ROUND_UP((size_t)dv, 64);
+    const size_t group = NIB_ATTN_GROUP * ((NIB_ATTN_ROW + v) * sizeof(float) + k * 2);
+    return group + NIB_ATTN_CHUNK * (k + v) * 2;
+}
+
 const char *nib_kv_name(nib_kv_type t) {
     static const char *const names[] = {
 #define X(T, name) [NIB_KV_##T] = name,

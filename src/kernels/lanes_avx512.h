@@ -127,6 +127,10 @@ LANE void v_load_i8_quads(const void *p, v16 scale, v16 out[4]) {
 LANE v16 v_round(v16 a) {
     return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
+LANE v16 v_round_bf16(v16 a) {
+    const __m512i up = _mm512_add_epi32(_mm512_castps_si512(a), _mm512_set1_epi32(0x8000));
+    return _mm512_castsi512_ps(_mm512_and_si512(up, _mm512_set1_epi32(-0x10000)));
+}
 LANE void v_store_i16(int16_t *p, v16 a) {
     _mm256_storeu_si256((void *)p, _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(a)));
 }

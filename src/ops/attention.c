@@ -34,7 +34,7 @@ typedef struct scratch {
 } scratch;
 
 /* Lays the parts out from base; returns the bytes they take (base may be NULL). */
-static size_t carve(scratch *x, char *base, int dv) {
+static size_t carve(scratch *x, char *base, int d, int dv) {
     size_t at = 0;
 #define NIB_CARVE(field, count)                                                                    \
     do {                                                                                           \
@@ -44,7 +44,7 @@ static size_t carve(scratch *x, char *base, int dv) {
     NIB_CARVE(m, MAX_Q);
     NIB_CARVE(s, MAX_Q);
     NIB_CARVE(o, MAX_Q * dv);
-    NIB_CARVE(scores, NIB_ATTN_GROUP * NIB_ATTN_CHUNK);
+    NIB_CARVE(scores, nib_attn_scratch(d, dv) / sizeof *x->scores);
     NIB_CARVE(q, MAX_Q);
     NIB_CARVE(lo, MAX_Q);
     NIB_CARVE(hi, MAX_Q);
@@ -52,9 +52,9 @@ static size_t carve(scratch *x, char *base, int dv) {
     return at;
 }
 
-size_t nib_op_attention_scratch(int dv) {
+size_t nib_op_attention_scratch(int d, int dv) {
     scratch x;
-    return carve(&x, NULL, dv);
+    return carve(&x, NULL, d, dv);
 }
 
 static void norm_head(nib_worker *w, const nib_attention *a, const nib_norm *n, int64_t step,
@@ -230,7 +230,7 @@ void nib_op_attention(nib_worker *w, const nib_attention *a, const nib_run *runs
                       const float *v, float *out) {
     scratch x;
     assert(w->scratch);
-    carve(&x, w->scratch, a->dv);
+    carve(&x, w->scratch, a->d, a->dv);
     int group = a->n_head / a->n_kv;
     if (a->qk_full && (a->q_norm.w || a->k_norm.w)) norm_full(w, a, n_tok, q, k);
     nib_at(w, NIB_SECTION_ATTENTION);

@@ -100,7 +100,7 @@ typedef struct nib_attention {
 void nib_op_attention(nib_worker *w, const nib_attention *a, const nib_run *runs, int n_runs,
                       const nib_run *wanted, int n_wanted, int64_t n_tok, float *q, float *k,
                       const float *v, float *out);
-size_t nib_op_attention_scratch(int dv);
+size_t nib_op_attention_scratch(int d, int dv);
 /* Memory for the unmerged results of a token whose chunks are shared out, so many at a time. */
 enum { NIB_ATTN_WAVE = 16 };
 size_t nib_op_attention_parts(int n_head, int dv);

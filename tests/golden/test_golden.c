@@ -146,11 +146,13 @@ static int one(const char *dir) {
             size_t width = json_integer_value(json_object_get(g, "n_embd"));
             if (embd) checks += check(dir, sets[i][2], embd, width, std, max, rms);
         }
-        /* the smaller caches, against the same reference */
+        /* the smaller caches, against the same reference; I16 has the precision of bfloat16, for
+         * models whose activations are rounded coarser still */
         static const nib_kv_type caches[] = {NIB_KV_F16, NIB_KV_I16};
         for (int i = 0; i < 2 && exists(test_shared_path("golden/%s/logits.f32", dir)); i++) {
             float *small = run(dir, g, &mp, caches[i], 2, 0, &n, &embd);
-            checks += check(dir, "logits.f32", small, n, std, 3e-2, 5e-3);
+            const double slack = caches[i] == NIB_KV_I16 ? 2 : 1;
+            checks += check(dir, "logits.f32", small, n, std, slack * 3e-2, slack * 5e-3);
             free(small);
         }
     } else {

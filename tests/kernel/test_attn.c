@@ -7,7 +7,7 @@
 #include "testlib.h"
 #include "kernels/kernels.h"
 
-static const char *const names[] = {"scalar", "x86_avx2", "x86_avx512", "arm_neon"};
+static const char *const names[] = {"scalar", "x86_avx2", "x86_avx512", "x86_amx", "arm_neon"};
 static const nib_kernels *sets[NIB_ARRAY_LEN(names)]; /* [0] is scalar */
 static int n_sets;
 
@@ -152,7 +152,10 @@ static void test_store(void **state) {
                         length += (double)x[i] * x[i], kept += (double)got * got;
                         top = fmaxf(top, fabsf(x[i]));
                     }
-                    assert_true(fabs(kept - length) <= (t == NIB_KV_Q8_0 ? 0.03 : 2e-3) * length);
+                    const bool short_ = t == NIB_KV_I16 &&
+                                        (side || nx >= NIB_KV_I16_SHORT_D); /* 8 significant bits */
+                    const double slack = t == NIB_KV_Q8_0 ? 0.03 : short_ ? 8e-3 : 2e-3;
+                    assert_true(fabs(kept - length) <= slack * length);
                     for (int p = 0; p < NIB_PAGE; p++)
                         for (int i = 0; i < (side ? dv : d); i++) {
                             float got = side ? cache_v(&c[0], p, i) : cache_k(&c[0], p, i), max = 0;
@@ -164,7 +167,9 @@ static void test_store(void **state) {
                                 if (t == NIB_KV_Q8_0) max = fmaxf(max, fabsf(x[b]));
                             float step = nib_f16_to_f32(nib_f32_to_f16(max / 127));
                             if (t == NIB_KV_I16)
-                                assert_true(!side || fabsf(got - x[i]) <= 0.501f * top / 2047);
+                                assert_true(!side ||
+                                            fabsf(got - x[i]) <= 0.501f * top / NIB_KV_I16_TOP +
+                                                                     1.002f / 256 * fabsf(x[i]));
                             else if (t == NIB_KV_Q8_0)
                                 assert_true(fabsf(got - x[i]) <= 0.565f * step);
                             else if (t == NIB_KV_F32)
@@ -218,7 +223,7 @@ static void test_store_extremes(void **state) {
 
 /* ---- one chunk ---- */
 
-enum { MAX_Q = 130, MAX_D = 320 };
+enum { MAX_Q = 200, MAX_D = 320 };
 typedef struct result {
     float m[MAX_Q], s[MAX_Q], o[MAX_Q * MAX_D];
 } result;
@@ -227,7 +232,7 @@ typedef struct result {
 static void attend(const nib_kernels *set, const cache *c, int64_t pos0, int first, int n,
                    const float *const *q, const int64_t *lo, const int64_t *hi, float softcap,
                    bool more, result *out) {
-    const size_t scratch_bytes = sizeof(float) * NIB_ATTN_GROUP * NIB_ATTN_CHUNK;
+    const size_t scratch_bytes = NIB_ROUND_UP(nib_attn_scratch(c->d, c->dv), 64);
     float *scratch = aligned_alloc(64, scratch_bytes);
     assert_non_null(scratch);
     memset(scratch, 0xff, scratch_bytes);
@@ -289,8 +294,8 @@ static void attend_ref(const cache *c, int lo, int hi, const float *q, float sof
 }
 
 /* Queries of unit variance scaled by 1/sqrt(D) against K of unit variance: a score errs by some
- * 1e-6, so do the weights, and o / s by that times |v|. With I16 a score errs by some 1e-3: a step
- * is some 3/2047 of the deviation. */
+ * 1e-6, so do the weights, and o / s by that times |v|. With I16 queries, weights and values have 8
+ * significant bits, so that all of it errs by some 2e-3. */
 static void compare_ref(const cache *c, int lo, int hi, const float *q, float softcap, float m,
                         float s, const float *o, double *worst) {
     double dm, ds, d_o[MAX_D];
@@ -300,7 +305,7 @@ static void compare_ref(const cache *c, int lo, int hi, const float *q, float so
         for (int i = 0; i < c->dv; i++) assert_true(o[i] == 0);
         return;
     }
-    const double slack = c->type == NIB_KV_I16 ? 5e-3 : 1e-5;
+    const double slack = c->type == NIB_KV_I16 ? 2e-2 : 1e-5;
     assert_true(fabs(m - dm) <= slack && fabs(s - ds) <= slack * ds);
     for (int i = 0; i < c->dv; i++) {
         double err = fabs(o[i] / (double)s - d_o[i] / ds);
@@ -350,9 +355,11 @@ static void test_chunk(void **state) {
                 continue;
             for (int kind = 0; kind < N_RANGES; kind++) {
                 if (test_quick() && (kind + (int)j + t) % 3) continue;
-                const int n = test_quick() && d != 8
-                                  ? counts[nib_rng_u64(&r) % 9]
-                                  : counts[nib_rng_u64(&r) % NIB_ARRAY_LEN(counts)];
+                int n = test_quick() && d != 8 ? counts[nib_rng_u64(&r) % 9]
+                                               : counts[nib_rng_u64(&r) % NIB_ARRAY_LEN(counts)];
+                /* as many as AMX wants */
+                if (t == NIB_KV_I16 && d >= 64 && (!test_quick() || kind == MIXED))
+                    n = 128 + (int)(nib_rng_u64(&r) % (MAX_Q - 127));
                 const int64_t pos0 = kind % 2 ? NIB_ATTN_CHUNK : 0;
                 const float softcap = nib_rng_u64(&r) % 3 ? 0 : 2;
                 fill(&r, q_mem, n * d, 1 / sqrtf((float)d));
@@ -435,7 +442,7 @@ static void test_merge(void **state) {
                 sets[s]->attn_finish(o, sum, DV);
                 for (int i = 0; i < DV; i++)
                     assert_true(fabs(o[i] - (ds > 0 ? d_o[i] / ds : 0)) <=
-                                (t == NIB_KV_I16 ? 0.08 : 1e-4));
+                                (t == NIB_KV_I16 ? 0.3 : 1e-4));
             }
         cache_free(&c);
     }
