@@ -31,4 +31,6 @@ void nib_avx2_pack(nib_dtype t, const void *rows, size_t row_bytes, int n_rows, 
 void nib_scalar_quantise_fast(const float *x, int64_t ldx, int64_t t0, int64_t t1, nib_act *a);
 void nib_scalar_matmul_fast(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                             int64_t ldy, void *scratch);
+/* Attention of the AVX-512 set, for what AMX leaves to it. */
+void nib_avx512_attn(const nib_attn *a);
 #endif
