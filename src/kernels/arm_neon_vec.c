@@ -1,4 +1,7 @@
-/* The vector and attention slots for NEON. */
+/* The vector and attention slots for NEON.
+ *
+ * spills: attn_int 6 -- the softmax has two sums and the steps of 2^x, four registers each, beside
+ * eight constants; a few of them wait on the stack, once for 16 weights. */
 #include "kernels/lanes_neon.h"
 #define ATTN_Q        5 /* 20 of 32 registers hold sums; with 24 gcc 12 spills */
 #define ATTN_W        1
