@@ -49,8 +49,8 @@ static room room_of(const nib_attn *a) {
 static inline __m512i bits(__m512 x) {
     return _mm512_castps_si512(x);
 }
-LANE __m512i bf16_pairs(const int16_t *p) {
-    const __m512i x = _mm512_loadu_si512(p);
+/* 32 integers of 16 bits, each a bfloat16. */
+LANE __m512i bf16_of(__m512i x) {
     const __m512 even = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(x, 16), 16)),
                  odd = _mm512_cvtepi32_ps(_mm512_srai_epi32(x, 16));
     return _mm512_mask_mov_epi16(_mm512_srli_epi32(bits(even), 16), 0xaaaaaaaa, bits(odd));
@@ -64,40 +64,40 @@ static void bring(const nib_attn *a, const room *r, span seen) {
         tile *to = r->k + p / 4 * (r->d / 32) * 4 + p % 4;
         for (int i = 0; i < r->d; i += 2)
             _mm512_storeu_si512(to[i / 32 * 4][i / 2 % 16],
-                                i < a->d ? bf16_pairs(k + 16 * i) : _mm512_setzero_si512());
+                                i < a->d ? bf16_of(_mm512_loadu_si512(k + 16 * i))
+                                         : _mm512_setzero_si512());
     }
     for (int p = seen.lo / 32 * 16; p < (seen.hi + 31) / 32 * 16; p++) {
         const int16_t *v = ints_of(a->v[p / (NIB_PAGE / 2)]) + p % (NIB_PAGE / 2) * width * 2;
         for (int i = 0; i < width; i += 16) {
             tile *to = r->v + (i / RUN * (CHUNK / 32) + p / 16) * 4 + i / 16 % 4;
-            _mm512_storeu_si512((*to)[p % 16], bf16_pairs(v + 2 * i));
+            _mm512_storeu_si512((*to)[p % 16], bf16_of(_mm512_loadu_si512(v + 2 * i)));
         }
     }
 }
+/* Whole 32s, zeros behind D. */
 static void bring_query(const float *query, int d, uint16_t *to) {
     const int16_t *q = (const void *)query;
-    for (int i = 0; i < d; i += 16) {
-        const __m256i x = _mm256_maskz_loadu_epi16(first_n(d - i), q + i);
-        const __m512i y = bits(_mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(x)));
-        _mm256_storeu_si256((void *)(to + i), _mm512_cvtepi32_epi16(_mm512_srli_epi32(y, 16)));
+    for (int i = 0; i < d; i += 32) {
+        const __mmask32 there = _bzhi_u32(~0u, (unsigned)NIB_MIN(d - i, 32));
+        _mm512_storeu_si512(to + i, bf16_of(_mm512_maskz_loadu_epi16(there, q + i)));
     }
 }
-/* A row of weights times scales becomes whole numbers in place, 0 where only others see. */
-LANE void bring_weights(float *row, float factor, span own, span seen) {
+/* A row of weights times scales becomes whole numbers in place: the blocks of 16 that it sees, and
+ * zeros up to whole 32s of what others see. */
+static void bring_weights(float *row, float factor, span own, span seen) {
     const __m512i upper =
         _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29, 27,
                          25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
-    const int t0 = own.lo & ~15, t1 = factor != 0 ? (own.hi + 15) & ~15 : 0;
+    const int t0 = own.lo & ~15, t1 = factor != 0 ? (own.hi + 15) & ~15 : t0;
+    const int from = seen.lo & ~31, end = (seen.hi + 31) & ~31;
+    for (int i = from; i < NIB_MIN(t0, end); i += 16) v_store(row + i, v_set1(0));
+    for (int i = NIB_MAX(t1, from); i < end; i += 16) v_store(row + i, v_set1(0));
     uint16_t *to = (uint16_t *)(void *)row;
-    for (int i = seen.lo & ~31; i < seen.hi; i += 32) {
-        __m512i u[2];
-        UNROLL for (int j = 0; j < 2; j++) {
-            const int at = i + 16 * j;
-            u[j] = _mm512_setzero_si512();
-            if (t0 <= at && at < t1)
-                u[j] = bits(v_round_bf16(weight_int(v_load(row + at), factor)));
-        }
-        _mm512_storeu_si512(to + i, _mm512_permutex2var_epi16(u[0], upper, u[1]));
+    for (int i = from; i < end; i += 32) {
+        const v16 a = v_round_bf16(weight_int(v_load(row + i), factor)),
+                  b = v_round_bf16(weight_int(v_load(row + i + 16), factor));
+        _mm512_storeu_si512(to + i, _mm512_permutex2var_epi16(bits(a), upper, bits(b)));
     }
 }
 
@@ -196,7 +196,6 @@ static void attn(const nib_attn *a) {
     for (int i = 0; i < a->n_q; i++) all = join(all, query_span(a, i));
     gather_scales(a, k_scale, v_scale);
     bring(a, &r, all);
-    memset(r.q, 0, (size_t)(NQ * r.d) * sizeof *r.q);
     configure();
     for (int q0 = 0; q0 < a->n_q; q0 += NQ)
         attend(a, &r, q0, NIB_MIN(NQ, a->n_q - q0), k_scale, v_scale);
