@@ -49,12 +49,14 @@ typedef enum int_kind { QUERY, KEY, VALUE } int_kind;
 /* x ~ scale * q, returns scale; q has room for whole 16s. NaN, and zeros, when something is not
  * finite; 0 below 2^-100. */
 static float to_int(int_kind kind, const float *x, int n, int16_t *q) {
-    uint32_t max = 0;
-    for (int i = 0; i < n; i++) {
-        uint32_t u = nib_f32_bits(x[i]) & 0x7fffffffu;
-        max = NIB_MAX(max, u);
+    v16 max = v_set1(0);
+    unsigned numbers = 0xffff; /* NaN is lost in a maximum */
+    for (int i = 0; i < n; i += 16) {
+        const v16 y = v_load_n(x + i, n - i);
+        max = v_max(v_abs(y), max);
+        numbers &= v_equal(y, y);
     }
-    const float top = nib_bits_f32(max);
+    const float top = numbers == 0xffff ? v_max_of(max) : NAN;
     if (!(top < INFINITY) || top < 0x1p-100f) {
         memset(q, 0, NIB_ROUND_UP((size_t)n, 16) * sizeof *q);
         return top < 1 ? 0 : NAN;

@@ -77,11 +77,15 @@ LANE v16 v_exp2(v16 x) {
 /* The steps of the softmax take r queries at a time, for each is a chain of sums. They see the same
  * 16s [t0, t1); x: their rows of ROW. */
 
-/* Of one block of 16, which only the lanes [lo, hi) are seen of. */
-LANE void scale_edge(float *x, const float *k, int lo, int hi) {
-    v_store(x, v_mul(v_load(x), v_load(k)));
-    for (int i = 0; i < lo; i++) x[i] = -INFINITY;
-    for (int i = NIB_MAX(hi, 0); i < 16; i++) x[i] = -INFINITY;
+/* One block of 16, of which the lanes [lo, hi) are seen. */
+LANE v16 scale_edge(float *x, const float *k, int lo, int hi) {
+    static const float lanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const v16 none = v_set1(-INFINITY), at = v_load(lanes);
+    v16 y = v_mul(v_load(x), v_load(k));
+    y = v_if_negative(v_sub(at, v_set1((float)lo)), none, y);
+    y = v_if_negative(v_sub(at, v_set1((float)hi)), y, none);
+    v_store(x, y);
+    return y;
 }
 /* Sums of products become scores, -INFINITY where nothing is seen; top: the largest of each, NaN
  * left out. */
@@ -94,12 +98,10 @@ LANE void scale_keys(int r, const span *s, float *x, int t0, int t1, const float
         float *row = x + j * ROW, *last = row + t1 - 16;
         top[j] = v_set1(-INFINITY);
         if (edge0) {
-            scale_edge(row + t0, k + t0, s[j].lo - t0, s[j].hi - t0);
-            top[j] = v_max(v_load(row + t0), top[j]);
+            top[j] = v_max(scale_edge(row + t0, k + t0, s[j].lo - t0, s[j].hi - t0), top[j]);
         }
         if (edge1) {
-            scale_edge(last, k + t1 - 16, 0, s[j].hi - (t1 - 16));
-            top[j] = v_max(v_load(last), top[j]);
+            top[j] = v_max(scale_edge(last, k + t1 - 16, 0, s[j].hi - (t1 - 16)), top[j]);
         }
     }
     for (int i = t0 + 16 * edge0; i < t1 - 16 * edge1; i += 16) {
