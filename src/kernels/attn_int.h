@@ -46,9 +46,8 @@ static void turn(float *x, int d) {
 
 typedef enum int_kind { QUERY, KEY, VALUE } int_kind;
 
-/* x ~ scale * q, returns scale; q has room for whole 16s. NaN, and zeros, when something is not
- * finite; 0 below 2^-100. */
-static float to_int(int_kind kind, const float *x, int n, int16_t *q) {
+/* NaN when one is. */
+static float largest_of(const float *x, int n) {
     v16 max = v_set1(0);
     unsigned numbers = 0xffff; /* NaN is lost in a maximum */
     for (int i = 0; i < n; i += 16) {
@@ -56,26 +55,39 @@ static float to_int(int_kind kind, const float *x, int n, int16_t *q) {
         max = v_max(v_abs(y), max);
         numbers &= v_equal(y, y);
     }
-    const float top = numbers == 0xffff ? v_max_of(max) : NAN;
-    if (!(top < INFINITY) || top < 0x1p-100f) {
-        memset(q, 0, NIB_ROUND_UP((size_t)n, 16) * sizeof *q);
-        return top < 1 ? 0 : NAN;
+    return numbers == 0xffff ? v_max_of(max) : NAN;
+}
+/* Of x times unit. */
+static float length_of(const float *x, int n, float unit) {
+    v16 sum = v_set1(0);
+    for (int i = 0; i < n; i += 16) {
+        const v16 y = v_mul(v_load_n(x + i, n - i), v_set1(unit));
+        sum = v_fma(y, y, sum);
     }
-    float step = top / NIB_KV_I16_TOP;
-    if (kind != VALUE) {
-        v16 sum = v_set1(0);
-        for (int i = 0; i < n; i += 16) {
-            const v16 y = v_mul(v_load_n(x + i, n - i), v_set1(1 / step));
-            sum = v_fma(y, y, sum);
+    return sqrtf(v_sum(sum));
+}
+
+/* x ~ scale * q, returns scale; q has room for whole 16s. NaN, and zeros, when something is not
+ * finite; 0 below 2^-100. */
+static float to_int(int_kind kind, const float *x, int n, int16_t *q) {
+    const float length = kind == VALUE ? 0 : length_of(x, n, 1);
+    float scale = length / NIB_KV_I16_LENGTH, unit = NIB_KV_I16_LENGTH / length;
+    if (!(length > 0x1p-40f && length < 0x1p40f)) { /* its square may not be a float */
+        const float top = largest_of(x, n);
+        if (!(top < INFINITY) || top < 0x1p-100f) {
+            memset(q, 0, NIB_ROUND_UP((size_t)n, 16) * sizeof *q);
+            return top < 1 ? 0 : NAN;
         }
-        step *= sqrtf(v_sum(sum)) / NIB_KV_I16_LENGTH;
+        scale = top / NIB_KV_I16_TOP;
+        if (kind != VALUE) scale *= length_of(x, n, 1 / scale) / NIB_KV_I16_LENGTH;
+        unit = 1 / scale;
     }
     for (int i = 0; i < n; i += 16) {
-        v16 y = v_round(v_mul(v_load_n(x + i, n - i), v_set1(1 / step)));
+        v16 y = v_round(v_mul(v_load_n(x + i, n - i), v_set1(unit)));
         if (kind != KEY || n >= NIB_KV_I16_SHORT_D) y = v_round_bf16(y);
         v_store_i16(q + i, y);
     }
-    return step;
+    return scale;
 }
 
 static void store_i16(const float *k, int d, const float *v, int dv, int at, uint8_t *kp,
