@@ -3,11 +3,14 @@
 #define NIB_KERNELS_INTERNAL_H
 #include "kernels/kernels.h"
 
-/* Of loops of a few steps over arrays that should stay in registers. */
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
+/* Of loops of a few steps over arrays that should stay in registers. Not under clang's sanitizers,
+ * which take minutes over what is unrolled, and where speed does not matter. */
+#if !defined(__clang__)
 #define UNROLL _Pragma("GCC unroll 16")
+#elif __has_feature(address_sanitizer)
+#define UNROLL
+#else
+#define UNROLL _Pragma("clang loop unroll(full)")
 #endif
 
 /* Writes the names of the features found ("avx2 fma f16c ..."), as isa.def spells them. */
