@@ -66,9 +66,8 @@ LANE float query_scale(const nib_attn *a, int i) {
 
 /* 2^x for x <= 0, relative error 1e-4 (our own fit), which 8 bits do not see; 0 below -150. */
 LANE v16 v_exp2(v16 x) {
-    x = v_max(v_set1(-150.0f), x);       /* in this order of arguments NaN passes */
-    const v16 magic = v_set1(0x1.8p23f); /* adding it leaves no fraction */
-    const v16 n = v_sub(v_add(x, magic), magic), f = v_sub(x, n);
+    x = v_max(v_set1(-150.0f), x); /* in this order of arguments NaN passes */
+    const v16 n = v_round(x), f = v_sub(x, n);
     v16 p = v_fma(v_set1(0x1.c2a226p-5f), f, v_set1(0x1.f00c84p-3f));
     p = v_fma(p, f, v_set1(0x1.62f5fcp-1f));
     return v_scale2(v_fma(p, f, v_set1(1.0f)), n);

@@ -125,7 +125,9 @@ LANE void v_load_i8_quads(const void *p, v16 scale, v16 out[4]) {
 }
 
 LANE v16 v_round(v16 a) {
-    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    /* two plain additions; vrndscaleps takes two steps of its own, and longer */
+    const __m512 magic = _mm512_set1_ps(0x1.8p23f);
+    return _mm512_sub_ps(_mm512_add_ps(a, magic), magic);
 }
 LANE v16 v_round_bf16(v16 a) {
     const __m512i up = _mm512_add_epi32(_mm512_castps_si512(a), _mm512_set1_epi32(0x8000));
