@@ -221,6 +221,44 @@ static void test_store_extremes(void **state) {
     }
 }
 
+/* Lengths whose squares floats do not hold are kept all the same; below 2^-100 is 0, and what is
+ * no number makes the whole position NaN. */
+static void test_store_i16_extremes(void **state) {
+    (void)state;
+    static const float sizes[] = {1e-28f, 1e-18f, 1, 1e15f, 1e25f, 1e37f};
+    enum { D = 64 };
+    float x[D], ones[D];
+    nib_rng r = {.seed = 17};
+    for (int i = 0; i < D; i++) ones[i] = 1;
+    for (int s = 0; s < n_sets; s++) {
+        cache c;
+        cache_make(&c, NIB_KV_I16, D, D, 1);
+        for (int j = 0; j < (int)NIB_ARRAY_LEN(sizes); j++) {
+            fill(&r, x, D, sizes[j]);
+            cache_put(&c, sets[s], j, x, x);
+            double given = 0, k = 0, v = 0;
+            for (int i = 0; i < D; i++) {
+                given += (double)x[i] * x[i];
+                k += (double)cache_k(&c, j, i) * (double)cache_k(&c, j, i);
+                v += (double)cache_v(&c, j, i) * (double)cache_v(&c, j, i);
+            }
+            assert_true(fabs(k / given - 1) < 0.01 && fabs(v / given - 1) < 0.01);
+        }
+        for (int i = 0; i < D; i++) x[i] = 1e-32f;
+        cache_put(&c, sets[s], 20, x, x);
+        for (int i = 0; i < D; i++) assert_true(cache_k(&c, 20, i) == 0 && cache_v(&c, 20, i) == 0);
+        static const float bad[] = {NAN, INFINITY, -INFINITY};
+        for (int b = 0; b < 3; b++)
+            for (int side = 0; side < 2; side++) {
+                memcpy(x, ones, sizeof x);
+                x[5] = bad[b];
+                cache_put(&c, sets[s], 30, side ? ones : x, side ? x : ones);
+                for (int i = 0; i < D; i++) assert_true(isnan(cache_k(&c, 30, i)));
+            }
+        cache_free(&c);
+    }
+}
+
 /* ---- one chunk ---- */
 
 enum { MAX_Q = 200, MAX_D = 320 };
@@ -488,9 +526,13 @@ static void test_nan(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sizes),          cmocka_unit_test(test_store),
-        cmocka_unit_test(test_store_extremes), cmocka_unit_test(test_chunk),
-        cmocka_unit_test(test_merge),          cmocka_unit_test(test_nan),
+        cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_store),
+        cmocka_unit_test(test_store_extremes),
+        cmocka_unit_test(test_store_i16_extremes),
+        cmocka_unit_test(test_chunk),
+        cmocka_unit_test(test_merge),
+        cmocka_unit_test(test_nan),
     };
     return cmocka_run_group_tests(tests, find_sets, NULL);
 }
