@@ -172,6 +172,63 @@ static void attend(nib_worker *w, const nib_attention *a, const nib_run *run, in
     }
 }
 
+/* ---- tasks ----
+ * Runs are cut into blocks of tokens, each block comes 'each' times, and threads take one after
+ * another. The last blocks of a run see the most positions: they come first. A token attends to
+ * what others of its run, in any task, put into the cache: a barrier stands between the two phases.
+ */
+
+typedef struct queue {
+    nib_counter *next;
+    const nib_run *runs;
+    int n_runs;
+    int64_t step; /* tokens of a block, at most */
+    int each;
+    int64_t whole; /* from this task on each is cut into as many pieces as there are threads */
+    int run;       /* where the search stands, and the tasks of all runs before it */
+    int64_t before;
+} queue;
+typedef struct task {
+    const nib_run *run;
+    int64_t t, n; /* of the run's tokens */
+    int i;        /* below 'each' */
+} task;
+
+static int64_t blocks_of(const queue *s, int run) {
+    return (s->runs[run].n + s->step - 1) / s->step;
+}
+
+/* Tasks that are left when all the others have gone round evenly are cut by tokens, for threads to
+ * end together: three kv heads and two threads are one head and a half each. */
+static void cut_last(const nib_worker *w, queue *s) {
+    int64_t n = 0;
+    for (int r = 0; r < s->n_runs; r++) n += blocks_of(s, r) * s->each;
+    s->whole = n - n % w->n;
+}
+
+static bool take(const nib_worker *w, queue *s, task *out) {
+    for (;;) {
+        int64_t i = nib_counter_take(s->next, 1), piece = 0, pieces = 1, n_blocks = 0;
+        if (i >= s->whole) {
+            pieces = w->n, piece = (i - s->whole) % pieces;
+            i = s->whole + (i - s->whole) / pieces;
+        }
+        for (; s->run < s->n_runs; s->run++) {
+            n_blocks = blocks_of(s, s->run);
+            if (i - s->before < n_blocks * s->each) break;
+            s->before += n_blocks * s->each;
+        }
+        if (s->run == s->n_runs) return false;
+        const nib_run *run = &s->runs[s->run];
+        int64_t t = (n_blocks - 1 - (i - s->before) / s->each) * s->step;
+        int64_t n = NIB_MIN(s->step, run->n - t), from = n * piece / pieces,
+                to = n * (piece + 1) / pieces;
+        if (from == to) continue; /* fewer tokens than threads */
+        *out = (task){run, t + from, to - from, (int)((i - s->before) % s->each)};
+        return true;
+    }
+}
+
 /* ---- one token, its chunks shared out ----
  * A wave of chunks leaves m, s and o of every head in a->parts; between waves they are merged into
  * the first chunk's, in ascending order, by whoever has the head. */
@@ -236,10 +293,12 @@ void nib_op_attention(nib_worker *w, const nib_attention *a, const nib_run *runs
     nib_at(w, NIB_SECTION_ATTENTION);
 
     bool one = n_tok == 1 && n_wanted == 1 && group <= MAX_Q;
-    bool split = one && a->n_kv % w->n != 0 && runs[0].pos0 >= NIB_ATTN_CHUNK;
-    if (n_tok <= NIB_FEW && a->n_kv * n_runs >= w->n && group <= MAX_Q && !split) {
+    bool deep = runs[0].pos0 >= NIB_ATTN_CHUNK, uneven = a->n_kv * n_runs % w->n != 0;
+    bool split = one && uneven && deep, cut = n_runs == 1 && uneven && deep;
+    if (n_tok <= NIB_FEW && a->n_kv * n_runs >= w->n && group <= MAX_Q && !cut) {
         /* A thread owns whole kv heads of runs: what it attends to is what it has just put there;
-         * no barrier between. */
+         * no barrier between. (Where they do not go round evenly and there is much to attend to, a
+         * barrier costs less, behind which a head may be cut by tokens.) */
         int64_t i0, i1, step = MAX_Q / group;
         nib_share(w, (int64_t)a->n_kv * n_runs, &i0, &i1);
         for (int64_t i = i0; i < i1; i++) {
@@ -253,40 +312,30 @@ void nib_op_attention(nib_worker *w, const nib_attention *a, const nib_run *runs
         return;
     }
 
-    nib_counter *next = nib_phase(w);
-    int64_t base = 0, mine = nib_counter_take(next, 1);
-    for (int r = 0; r < n_runs; r++) {
-        int64_t n_tasks = (runs[r].n + TOKENS - 1) / TOKENS * a->n_kv;
-        for (; mine < base + n_tasks; mine = nib_counter_take(next, 1)) {
-            int64_t t = (mine - base) / a->n_kv * TOKENS;
-            prepare(w, a, &runs[r], runs[r].t0 + t, NIB_MIN(TOKENS, runs[r].n - t),
-                    (int)((mine - base) % a->n_kv), q, k, v);
-        }
-        base += n_tasks;
-    }
+    task t;
+    int heads = NIB_MIN(group, MAX_Q), parts = (group + heads - 1) / heads;
+    queue todo = {.next = nib_phase(w),
+                  .runs = runs,
+                  .n_runs = n_runs,
+                  .step = TOKENS,
+                  .each = a->n_kv,
+                  .whole = INT64_MAX};
+    while (take(w, &todo, &t)) prepare(w, a, t.run, t.run->t0 + t.t, t.n, t.i, q, k, v);
     nib_sync(w);
     if (split) {
         attend_split(w, a, wanted, q, out, &x);
         return;
     }
 
-    next = nib_phase(w);
-    int heads = NIB_MIN(group, MAX_Q), parts = (group + heads - 1) / heads;
-    int64_t step = MAX_Q / heads;
-    base = 0;
-    mine = nib_counter_take(next, 1);
-    for (int r = 0; r < n_wanted; r++) {
-        const nib_run *run = &wanted[r];
-        int64_t blocks = (run->n + step - 1) / step, n_tasks = blocks * a->n_kv * parts;
-        for (; mine < base + n_tasks; mine = nib_counter_take(next, 1)) {
-            int64_t i = mine - base;
-            int h = (int)(i % parts), kv = (int)(i / parts % a->n_kv);
-            /* the last blocks see the most positions: start with them */
-            int64_t t = (blocks - 1 - i / parts / a->n_kv) * step;
-            int h0 = kv * group + h * heads, h1 = NIB_MIN(h0 + heads, (kv + 1) * group);
-            attend(w, a, run, run->t0 + t, NIB_MIN(step, run->n - t), kv, h0, h1, q, out,
-                   run->out0 + t, &x);
-        }
-        base += n_tasks;
+    todo = (queue){.next = nib_phase(w),
+                   .runs = wanted,
+                   .n_runs = n_wanted,
+                   .step = MAX_Q / heads,
+                   .each = a->n_kv * parts};
+    cut_last(w, &todo);
+    while (take(w, &todo, &t)) {
+        int kv = t.i / parts, h0 = kv * group + t.i % parts * heads;
+        int h1 = NIB_MIN(h0 + heads, (kv + 1) * group);
+        attend(w, a, t.run, t.run->t0 + t.t, t.n, kv, h0, h1, q, out, t.run->out0 + t.t, &x);
     }
 }

@@ -150,6 +150,39 @@ static void far_tokens_are_exact(void **state) {
     model = keep;
 }
 
+/* A message behind a kept prefix, whose three kv heads do not go round evenly: cut by tokens, even
+ * where there are fewer than threads, it has the bits of one thread. */
+static void messages_are_exact(void **state) {
+    (void)state;
+    enum { KEPT = NIB_ATTN_CHUNK + 44, MOST = 27 };
+    static const int64_t lengths[] = {2, 3, NIB_FEW, NIB_FEW + 1, MOST};
+    nib_model *keep = model;
+    test_tiny o = {.n_embd = 192, .n_ctx = KEPT + MOST};
+    test_ok(nib_model_open(&model, test_tiny_model("message.gguf", &o), NULL, &e), &e);
+    int32_t ids[KEPT + MOST];
+    some_tokens(ids, KEPT + MOST, 6);
+    float *want[NIB_ARRAY_LEN(lengths)];
+    for (int threads = 1; threads <= 4; threads++) {
+        nib_engine *en = engine(NIB_KV_I16, threads, 1, KEPT + MOST);
+        nib_seq *s;
+        const float *logits;
+        test_ok(nib_seq_new(&s, en, &e), &e);
+        test_ok(nib_seq_eval(s, ids, KEPT, NULL, &e), &e);
+        for (size_t i = 0; i < NIB_ARRAY_LEN(lengths); i++) {
+            test_ok(nib_seq_eval(s, ids + KEPT, lengths[i], &logits, &e), &e);
+            if (threads == 1)
+                want[i] = copy(logits);
+            else
+                expect_same(logits, want[i]);
+            nib_seq_rewind(s, KEPT);
+        }
+        nib_engine_free(en);
+    }
+    for (size_t i = 0; i < NIB_ARRAY_LEN(lengths); i++) nib_free(want[i]);
+    nib_model_release(model);
+    model = keep;
+}
+
 /* Memory given back between passes: what follows has the same bits. */
 static void rest_changes_nothing(void **state) {
     (void)state;
@@ -313,11 +346,12 @@ static void embedding_has_length_one(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(rewind_is_exact),           cmocka_unit_test(company_changes_nothing),
-        cmocka_unit_test(far_tokens_are_exact),      cmocka_unit_test(limits_are_errors),
-        cmocka_unit_test(cancel_keeps_whole_chunks), cmocka_unit_test(steps_do_not_allocate),
-        cmocka_unit_test(loading_may_fail_anywhere), cmocka_unit_test(plan_counts_kv),
-        cmocka_unit_test(embedding_has_length_one),  cmocka_unit_test(rest_changes_nothing),
+        cmocka_unit_test(rewind_is_exact),       cmocka_unit_test(company_changes_nothing),
+        cmocka_unit_test(far_tokens_are_exact),  cmocka_unit_test(messages_are_exact),
+        cmocka_unit_test(limits_are_errors),     cmocka_unit_test(cancel_keeps_whole_chunks),
+        cmocka_unit_test(steps_do_not_allocate), cmocka_unit_test(loading_may_fail_anywhere),
+        cmocka_unit_test(plan_counts_kv),        cmocka_unit_test(embedding_has_length_one),
+        cmocka_unit_test(rest_changes_nothing),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);
 }
