@@ -7,9 +7,10 @@
  * product of tiles too, of bfloat16: minima are exact in those, sums as two of them, and all that
  * is added up are whole numbers below 2^24, which floats hold exactly in any order.
  *
- * A unit is one panel, 32 tokens and one block: four tiles of sums, a few loads for many products.
- * While a unit multiplies, the sums of the one before become floats. Their tiles are stored one by
- * one, each just before the unit's first product into it, so that products never wait for all.
+ * A unit is two panels, 16 tokens and one block: four tiles of sums. Activations come from the
+ * second cache once a unit, evenly spread among its products. While a unit multiplies, the sums of
+ * the one before become floats. Their tiles are stored one by one, each just before the unit's
+ * first product into it, so that products never wait for all.
  *
  * The rest is keeping data near. Blocks of two panels are expanded into the first cache, which they
  * and what a unit touches just fill, and all tokens pass over them. Columns go in pieces, so that
@@ -18,7 +19,7 @@
 #include "kernels/x86_amx_mm.h"
 #include "kernels/internal.h"
 
-enum { NT = 32 };               /* tokens of a unit */
+enum { NT = 16 };               /* tokens of a unit */
 enum { PIECE_BYTES = 3 << 19 }; /* of activations */
 
 typedef struct block {
@@ -28,7 +29,7 @@ typedef struct factors {
     _Alignas(64) uint32_t min[16][NIB_PANEL]; /* [columns / 16]: each twice, as bfloat16 */
     float s[NIB_PANEL], m[NIB_PANEL];
 } factors;
-/* Sums of tokens [0, 16) and [16, 32) of a unit. */
+/* Sums of a unit, by panel. */
 typedef struct sums {
     _Alignas(64) int32_t low[2][16][NIB_PANEL], high[2][16][NIB_PANEL];
     float min[2][16][NIB_PANEL];
@@ -116,27 +117,24 @@ static void expand_block(const job *o, int64_t b) {
                                &o->o->w[r], &o->o->f[b % 2][r]);
 }
 
-/* A unit, for later: where its floats come from and go to. */
+/* A unit, for later: where its floats come from and go to; those of the second panel stand behind
+ * those of the first. */
 typedef struct unit {
-    const factors *f;
+    const factors *f; /* [panel] */
     const float *d, *from;
     float *to;
     int64_t from_step, to_step;
     const float *far; /* its rows of y, should from or to be those */
-    bool two;         /* it has more than 16 tokens */
-    const uint32_t *ks;
 } unit;
-INLINE unit unit_of(const job *o, int64_t b, int64_t t0, int r) {
-    static const _Alignas(64) float zeros[NIB_PANEL];
-    float *acc = o->acc + (t0 * 2 + r) * NIB_PANEL, *y = o->y + t0 * o->ldy + r * NIB_PANEL;
-    unit x = {.f = &o->o->f[b % 2][r],
+INLINE unit unit_of(const job *o, int64_t b, int64_t t0) {
+    static const _Alignas(64) float zeros[2 * NIB_PANEL];
+    float *acc = o->acc + t0 * 2 * NIB_PANEL, *y = o->y + t0 * o->ldy;
+    unit x = {.f = o->o->f[b % 2],
               .d = o->a->kd + b * o->a->n_tok + t0,
               .from = acc,
               .to = acc,
               .from_step = 2 * NIB_PANEL,
-              .to_step = 2 * NIB_PANEL,
-              .two = o->a->n_tok - t0 > 16,
-              .ks = o->a->ksbf + (b * o->a->n_tok + t0) * 16};
+              .to_step = 2 * NIB_PANEL};
     if (t0 >= o->direct) return x;
     if (b == o->b0) x.from = b ? y : zeros, x.from_step = b ? o->ldy : 0;
     if (b + 1 == o->b1) x.to = y, x.to_step = o->ldy;
@@ -146,38 +144,52 @@ INLINE unit unit_of(const job *o, int64_t b, int64_t t0, int r) {
 /* Asks for a quarter of its rows of y: they are far apart, and not in the cache. */
 INLINE void fetch(const unit *x, int quarter, int64_t ldy) {
     if (x->far)
-        for (int t = 8 * quarter; t < 8 * quarter + 8; t++) fetch_to_write(x->far + t * ldy);
+        for (int t = 4 * quarter; t < 4 * quarter + 4; t++) {
+            fetch_to_write(x->far + t * ldy);
+            fetch_to_write(x->far + t * ldy + NIB_PANEL);
+        }
 }
 
-/* Tokens [i, i + n) of half a unit become floats. */
-INLINE void add(bool both, bool has_m, const unit *x, const sums *sum, int half, int i, int n) {
-    if (!x->to || (half && !x->two)) return;
-    const float *from = x->from + (16 * half + i) * x->from_step, *d = x->d + 16 * half;
-    float *to = x->to + (16 * half + i) * x->to_step;
-    __m512 s = _mm512_load_ps(x->f->s), m = _mm512_load_ps(x->f->m);
+/* Tokens [i, i + n) of panel r of a unit become floats. */
+INLINE void add(bool both, bool has_m, const unit *x, const sums *sum, int r, int i, int n) {
+    const float *from = x->from + i * x->from_step + r * NIB_PANEL;
+    float *to = x->to + i * x->to_step + r * NIB_PANEL;
+    __m512 s = _mm512_load_ps(x->f[r].s), m = _mm512_load_ps(x->f[r].m);
     UNROLL
     for (int t = i; t < i + n; t++, from += x->from_step, to += x->to_step) {
-        __m512i isum = _mm512_load_si512(sum->low[half][t]);
+        __m512i isum = _mm512_load_si512(sum->low[r][t]);
         if (both) {
-            __m512i high = _mm512_load_si512(sum->high[half][t]);
+            __m512i high = _mm512_load_si512(sum->high[r][t]);
             isum = _mm512_add_epi32(isum, _mm512_slli_epi32(high, 8));
         }
         __m512 v = _mm512_mul_ps(_mm512_cvtepi32_ps(isum), s);
-        if (has_m) v = _mm512_fmadd_ps(_mm512_load_ps(sum->min[half][t]), m, v);
-        _mm512_storeu_ps(to, _mm512_fmadd_ps(v, _mm512_set1_ps(d[t]), _mm512_loadu_ps(from)));
+        if (has_m) v = _mm512_fmadd_ps(_mm512_load_ps(sum->min[r][t]), m, v);
+        _mm512_storeu_ps(to, _mm512_fmadd_ps(v, _mm512_set1_ps(x->d[t]), _mm512_loadu_ps(from)));
     }
 }
 
-/* Tiles 0 and 1 are low and high sums of the first 16 tokens, 2 and 3 of the others, 7 is minima.
- */
-INLINE void multiply_min(const factors *f, const uint32_t *ks) {
-    TILE_LOAD(4, ks, 64);
+/* Tiles 0 and 1 are low and high sums of the first panel, 2 and 3 of the second, 4 is activations,
+ * 5 weights, 6 sums of activations, 7 what minima make of them. */
+INLINE void multiply_min(const factors *f) {
     TILE_LOAD(5, f->min, 64);
     TILE_ZERO(7);
-    TILE_DOT_BF16(7, 4, 5);
+    TILE_DOT_BF16(7, 6, 5);
 }
-/* A unit's first product into a tile comes after what the tile holds of the unit before is stored.
- */
+/* 64 columns, number i of a block, of one panel: low sums to tile A, high ones to B. A unit's first
+ * product into a tile comes after what the tile holds of the unit before is stored. */
+#define MULTIPLY(A, B, r)                                                                          \
+    do {                                                                                           \
+        TILE_LOAD(5, w[r].low[i], 64);                                                             \
+        RENEW(A, before->low[r]);                                                                  \
+        if (both) {                                                                                \
+            TILE_DOT_U(A, 4, 5);                                                                   \
+            TILE_LOAD(5, w[r].high[i], 64);                                                        \
+            RENEW(B, before->high[r]);                                                             \
+            TILE_DOT(B, 4, 5);                                                                     \
+        } else {                                                                                   \
+            TILE_DOT(A, 4, 5);                                                                     \
+        }                                                                                          \
+    } while (0)
 #define RENEW(c, to)                                                                               \
     do {                                                                                           \
         if (i == 0) {                                                                              \
@@ -185,72 +197,57 @@ INLINE void multiply_min(const factors *f, const uint32_t *ks) {
             TILE_ZERO(c);                                                                          \
         }                                                                                          \
     } while (0)
-/* 64 columns, number i of a block; q: those of 32 tokens, or of 16. */
 INLINE void multiply(bool both, bool two, const block *w, int i, const int8_t *q, sums *before) {
-    TILE_LOAD(5, w->low[i], 64);
     TILE_LOAD(4, q, 64);
-    RENEW(0, before->low[0]);
-    if (both) {
-        TILE_DOT_U(0, 4, 5);
-        TILE_LOAD(6, w->high[i], 64);
-        RENEW(1, before->high[0]);
-        TILE_DOT(1, 4, 6);
-    } else {
-        TILE_DOT(0, 4, 5);
-    }
-    if (two) TILE_LOAD(4, q + 16 * 64, 64);
-    RENEW(2, before->low[1]);
-    if (both) {
-        if (two) TILE_DOT_U(2, 4, 5);
-        RENEW(3, before->high[1]);
-        if (two) TILE_DOT(3, 4, 6);
-    } else if (two) {
-        TILE_DOT(2, 4, 5);
-    }
+    MULTIPLY(0, 1, 0);
+    if (two) MULTIPLY(2, 3, 1);
 }
 
 /* One piece of the panels, all tokens. */
 INLINE void pass(bool both, bool has_m, const job *o) {
     sums *sum = &o->o->sum;
     const nib_act *a = o->a;
+    const block *w = o->o->w;
+    const bool two = o->nr == 2;
     int64_t step = a->n_tok * 64;
     unit x = {0};
     for (int64_t b = o->b0; b < o->b1; b++) {
         const int8_t *q = a->kq + b * 4 * step;
+        const uint32_t *ks = a->ksbf + b * a->n_tok * 16;
         expand_block(o, b);
-        for (int64_t t0 = 0; t0 < a->n_tok; t0 += NT, q += NT * 64)
-            for (int r = 0; r < o->nr; r++) {
-                const block *w = &o->o->w[r];
-                unit next = unit_of(o, b, t0, r);
-                fetch(&next, 0, o->ldy);
-                multiply(both, next.two, w, 0, q, sum);
-                if (has_m) TILE_STORE(7, sum->min[0]);
-                if (has_m && x.two) multiply_min(x.f, x.ks + 16 * 16);
-                fetch(&next, 1, o->ldy);
-                multiply(both, next.two, w, 1, q + step, sum);
-                add(both, has_m, &x, sum, 0, 0, 10);
-                if (has_m) TILE_STORE(7, sum->min[1]);
-                fetch(&next, 2, o->ldy);
-                multiply(both, next.two, w, 2, q + 2 * step, sum);
-                add(both, has_m, &x, sum, 0, 10, 6);
-                add(both, has_m, &x, sum, 1, 0, 5);
-                fetch(&next, 3, o->ldy);
-                multiply(both, next.two, w, 3, q + 3 * step, sum);
-                add(both, has_m, &x, sum, 1, 5, 11);
-                if (has_m) multiply_min(next.f, next.ks);
-                x = next;
+        for (int64_t t0 = 0; t0 < a->n_tok; t0 += NT, q += NT * 64, ks += NT * 16) {
+            unit next = unit_of(o, b, t0);
+            fetch(&next, 0, o->ldy);
+            multiply(both, two, w, 0, q, sum);
+            if (has_m && two) TILE_STORE(7, sum->min[1]);
+            fetch(&next, 1, o->ldy);
+            multiply(both, two, w, 1, q + step, sum);
+            if (x.to) add(both, has_m, &x, sum, 0, 0, 10);
+            if (has_m) {
+                TILE_LOAD(6, ks, 64);
+                multiply_min(&next.f[0]);
             }
+            fetch(&next, 2, o->ldy);
+            multiply(both, two, w, 2, q + 2 * step, sum);
+            if (x.to) add(both, has_m, &x, sum, 0, 10, 6);
+            if (x.to && two) add(both, has_m, &x, sum, 1, 0, 5);
+            if (has_m) {
+                TILE_STORE(7, sum->min[0]);
+                if (two) multiply_min(&next.f[1]);
+            }
+            fetch(&next, 3, o->ldy);
+            multiply(both, two, w, 3, q + 3 * step, sum);
+            if (x.to && two) add(both, has_m, &x, sum, 1, 5, 11);
+            x = next;
+        }
     }
     TILE_STORE(0, sum->low[0]);
-    TILE_STORE(2, sum->low[1]);
-    if (both) {
-        TILE_STORE(1, sum->high[0]);
-        TILE_STORE(3, sum->high[1]);
-    }
-    if (has_m) TILE_STORE(7, sum->min[0]);
-    if (has_m && x.two) multiply_min(x.f, x.ks + 16 * 16);
-    if (has_m) TILE_STORE(7, sum->min[1]);
+    if (both) TILE_STORE(1, sum->high[0]);
     add(both, has_m, &x, sum, 0, 0, 16);
+    if (!two) return;
+    TILE_STORE(2, sum->low[1]);
+    if (both) TILE_STORE(3, sum->high[1]);
+    if (has_m) TILE_STORE(7, sum->min[1]);
     add(both, has_m, &x, sum, 1, 0, 16);
 }
 static void pass_plain(const job *o) {
