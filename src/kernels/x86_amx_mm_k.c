@@ -8,19 +8,22 @@
  * is added up are whole numbers below 2^24, which floats hold exactly in any order.
  *
  * A unit is two panels, 16 tokens and one block: four tiles of sums. Activations come from the
- * second cache once a unit, evenly spread among its products. While a unit multiplies, the sums of
- * the one before become floats. Their tiles are stored one by one, each just before the unit's
- * first product into it, so that products never wait for all.
+ * second cache once a unit, evenly spread among its products, and past the first, which they would
+ * only fill. While a unit multiplies, the sums of the one before become floats. Their tiles are
+ * stored one by one, each just before the unit's first product into it, so that products never wait
+ * for all.
  *
  * The rest is keeping data near. Blocks of two panels are expanded into the first cache, which they
  * and what a unit touches just fill, and all tokens pass over them. Columns go in pieces, so that
  * all tokens' activations of a piece stay in the second cache while the panels pass over them;
- * between pieces floats wait in y. */
+ * between pieces floats wait in y. Rows of a large y are far apart and gone from the cache when
+ * somebody reads them: what comes last is written past the caches. */
 #include "kernels/x86_amx_mm.h"
 #include "kernels/internal.h"
 
 enum { NT = 16 };               /* tokens of a unit */
 enum { PIECE_BYTES = 3 << 19 }; /* of activations */
+enum { LARGE = 2 << 20 };       /* bytes of y that no second cache keeps for who reads it */
 
 typedef struct block {
     _Alignas(64) uint8_t low[4][16][64], high[4][16][64];
@@ -99,6 +102,7 @@ typedef struct job {
     float *acc;        /* [T][2][16] */
     float *y;          /* of the first panel */
     int64_t ldy;
+    bool past; /* whole lines of y that come from the last piece go past the caches */
 } job;
 
 /* Block b of the panels. */
@@ -124,7 +128,8 @@ typedef struct unit {
     const float *d, *from;
     float *to;
     int64_t from_step, to_step;
-    const float *far; /* its rows of y, should from or to be those */
+    const float *far; /* its rows of y, where from is those, or to without 'past' */
+    bool past;        /* to is rows of y that go past the caches */
 } unit;
 INLINE unit unit_of(const job *o, int64_t b, int64_t t0) {
     static const _Alignas(64) float zeros[2 * NIB_PANEL];
@@ -138,7 +143,8 @@ INLINE unit unit_of(const job *o, int64_t b, int64_t t0) {
     if (t0 >= o->direct) return x;
     if (b == o->b0) x.from = b ? y : zeros, x.from_step = b ? o->ldy : 0;
     if (b + 1 == o->b1) x.to = y, x.to_step = o->ldy;
-    if (x.from == y || x.to == y) x.far = y;
+    x.past = x.to == y && o->past;
+    if (x.from == y || (x.to == y && !x.past)) x.far = y;
     return x;
 }
 /* Asks for a quarter of its rows of y: they are far apart, and not in the cache. */
@@ -150,22 +156,41 @@ INLINE void fetch(const unit *x, int quarter, int64_t ldy) {
         }
 }
 
-/* Tokens [i, i + n) of panel r of a unit become floats. */
-INLINE void add(bool both, bool has_m, const unit *x, const sums *sum, int r, int i, int n) {
-    const float *from = x->from + i * x->from_step + r * NIB_PANEL;
-    float *to = x->to + i * x->to_step + r * NIB_PANEL;
-    __m512 s = _mm512_load_ps(x->f[r].s), m = _mm512_load_ps(x->f[r].m);
+/* Tokens [i, i + n) of a unit become floats. */
+INLINE void add_to(bool past, bool both, bool has_m, bool two, const unit *x, const sums *sum,
+                   int i, int n) {
+    const float *from = x->from + i * x->from_step;
+    float *to = x->to + i * x->to_step;
+    __m512 s[2], m[2];
+    UNROLL
+    for (int r = 0; r < 2; r++) s[r] = _mm512_load_ps(x->f[r].s), m[r] = _mm512_load_ps(x->f[r].m);
     UNROLL
     for (int t = i; t < i + n; t++, from += x->from_step, to += x->to_step) {
-        __m512i isum = _mm512_load_si512(sum->low[r][t]);
-        if (both) {
-            __m512i high = _mm512_load_si512(sum->high[r][t]);
-            isum = _mm512_add_epi32(isum, _mm512_slli_epi32(high, 8));
+        __m512 d = _mm512_set1_ps(x->d[t]);
+        UNROLL
+        for (int r = 0; r < 2; r++) {
+            if (r && !two) break;
+            __m512i isum = _mm512_load_si512(sum->low[r][t]);
+            if (both) {
+                __m512i high = _mm512_load_si512(sum->high[r][t]);
+                isum = _mm512_add_epi32(isum, _mm512_slli_epi32(high, 8));
+            }
+            __m512 v = _mm512_mul_ps(_mm512_cvtepi32_ps(isum), s[r]);
+            if (has_m) v = _mm512_fmadd_ps(_mm512_load_ps(sum->min[r][t]), m[r], v);
+            v = _mm512_fmadd_ps(v, d, _mm512_loadu_ps(from + r * NIB_PANEL));
+            if (past)
+                _mm512_stream_ps(to + r * NIB_PANEL, v);
+            else
+                _mm512_storeu_ps(to + r * NIB_PANEL, v);
         }
-        __m512 v = _mm512_mul_ps(_mm512_cvtepi32_ps(isum), s);
-        if (has_m) v = _mm512_fmadd_ps(_mm512_load_ps(sum->min[r][t]), m, v);
-        _mm512_storeu_ps(to, _mm512_fmadd_ps(v, _mm512_set1_ps(x->d[t]), _mm512_loadu_ps(from)));
     }
+}
+
+INLINE void add(bool both, bool has_m, bool two, const unit *x, const sums *sum, int i, int n) {
+    if (x->past)
+        add_to(true, both, has_m, two, x, sum, i, n);
+    else
+        add_to(false, both, has_m, two, x, sum, i, n);
 }
 
 /* Tiles 0 and 1 are low and high sums of the first panel, 2 and 3 of the second, 4 is activations,
@@ -198,7 +223,7 @@ INLINE void multiply_min(const factors *f) {
         }                                                                                          \
     } while (0)
 INLINE void multiply(bool both, bool two, const block *w, int i, const int8_t *q, sums *before) {
-    TILE_LOAD(4, q, 64);
+    TILE_LOAD_ONCE(4, q, 64);
     MULTIPLY(0, 1, 0);
     if (two) MULTIPLY(2, 3, 1);
 }
@@ -222,33 +247,30 @@ INLINE void pass(bool both, bool has_m, const job *o) {
             if (has_m && two) TILE_STORE(7, sum->min[1]);
             fetch(&next, 1, o->ldy);
             multiply(both, two, w, 1, q + step, sum);
-            if (x.to) add(both, has_m, &x, sum, 0, 0, 10);
-            if (has_m) {
-                TILE_LOAD(6, ks, 64);
-                multiply_min(&next.f[0]);
-            }
+            if (x.to) add(both, has_m, two, &x, sum, 0, 5);
             fetch(&next, 2, o->ldy);
             multiply(both, two, w, 2, q + 2 * step, sum);
-            if (x.to) add(both, has_m, &x, sum, 0, 10, 6);
-            if (x.to && two) add(both, has_m, &x, sum, 1, 0, 5);
+            if (x.to) add(both, has_m, two, &x, sum, 5, 6);
+            fetch(&next, 3, o->ldy);
+            if (has_m) {
+                TILE_LOAD_ONCE(6, ks, 64);
+                multiply_min(&next.f[0]);
+            }
+            multiply(both, two, w, 3, q + 3 * step, sum);
+            if (x.to) add(both, has_m, two, &x, sum, 5 + 6, 16 - 5 - 6);
             if (has_m) {
                 TILE_STORE(7, sum->min[0]);
                 if (two) multiply_min(&next.f[1]);
             }
-            fetch(&next, 3, o->ldy);
-            multiply(both, two, w, 3, q + 3 * step, sum);
-            if (x.to && two) add(both, has_m, &x, sum, 1, 5, 11);
             x = next;
         }
     }
     TILE_STORE(0, sum->low[0]);
     if (both) TILE_STORE(1, sum->high[0]);
-    add(both, has_m, &x, sum, 0, 0, 16);
-    if (!two) return;
     TILE_STORE(2, sum->low[1]);
     if (both) TILE_STORE(3, sum->high[1]);
     if (has_m) TILE_STORE(7, sum->min[1]);
-    add(both, has_m, &x, sum, 1, 0, 16);
+    add(both, has_m, two, &x, sum, 0, 16);
 }
 static void pass_plain(const job *o) {
     pass(true, false, o);
@@ -292,10 +314,13 @@ void nib_amx_mm_k(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, fl
     int together = w->packed ? 2 : 1;
     int64_t n_blocks = w->k / 256, most = NIB_MAX(PIECE_BYTES / (a->n_tok * 256), 2);
     int64_t n_pieces = w->packed ? (n_blocks + most - 1) / most : 1;
+    bool is_large = a->n_tok * ldy * (int64_t)sizeof *y >= LARGE &&
+                    (((uintptr_t)y | (uintptr_t)ldy * sizeof *y) & 63) == 0;
     configure();
     for (int64_t i = 0; i < n_pieces; i++) {
         o.b0 = n_blocks * i / n_pieces;
         o.b1 = n_blocks * (i + 1) / n_pieces;
+        o.past = is_large && o.b1 == n_blocks;
         for (int64_t p = p0; p < p1; p += together) {
             o.nr = (int)NIB_MIN(together, p1 - p);
             o.y = y + p * NIB_PANEL;
@@ -311,4 +336,5 @@ void nib_amx_mm_k(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, fl
         }
     }
     TILE_RELEASE();
+    _mm_sfence();
 }

@@ -462,6 +462,37 @@ static void every_set_equals_scalar(void **state) {
     }
 }
 
+/* Outputs too large for a cache, in rows of whole lines, which kernels may write past the caches;
+ * columns of blocks of 256 in more than one piece. */
+static void large_outputs(void **state) {
+    (void)state;
+    enum { T = 1000, LD = 528, N = 40, K = 7 * 256 };
+    size_t bytes = (size_t)T * LD * sizeof(float);
+    float *y[] = {take(bytes), take(bytes)};
+    long n_products = 0;
+    for (size_t i = 0; i < NIB_ARRAY_LEN(all); i++) {
+        if (nib_mat_act(all[i]) != NIB_ACT_Q8K || (test_quick() && i % 2)) continue;
+        matrix m = make_matrix(all[i], N, K, TAME);
+        const nib_mat *w = best_form(&m);
+        acts a = make_acts(scalar(), NIB_ACT_Q8K, T, K, 0);
+        size_t scratch_bytes = nib_matmul_scratch(T, K);
+        void *scratch = take(scratch_bytes);
+        for (size_t s = 0; s < NIB_ARRAY_LEN(isas); s++) {
+            const nib_kernels *set = nib_kernels_upto(isas[s]);
+            if (!set) continue;
+            memset(y[s > 0], 0x5a, bytes);
+            set->matmul(w, &a.a, 0, (N + NIB_PANEL - 1) / NIB_PANEL, y[s > 0], LD, scratch);
+            if (s) assert_memory_equal(y[0], y[1], bytes);
+            n_products += s > 0;
+        }
+        nib_free_pages(scratch, scratch_bytes);
+        free_acts(&a);
+        free_matrix(&m);
+    }
+    for (int i = 0; i < 2; i++) nib_free_pages(y[i], bytes);
+    print_message("%ld products, 0 differ from scalar\n", n_products);
+}
+
 /* Sets walk several panels at once when tokens are few, and ask for what comes next: all numbers of
  * panels with all lengths of rows. */
 static void few_tokens_in_every_shape(void **state) {
@@ -759,6 +790,7 @@ int main(void) {
         cmocka_unit_test(quantise_is_the_same_everywhere),
         cmocka_unit_test(scalar_is_near_double),
         cmocka_unit_test(every_set_equals_scalar),
+        cmocka_unit_test(large_outputs),
         cmocka_unit_test(few_tokens_in_every_shape),
         cmocka_unit_test(many_tokens_in_every_shape),
         cmocka_unit_test(sums_at_their_largest),
