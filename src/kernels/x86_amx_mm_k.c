@@ -17,7 +17,7 @@
  * and what a unit touches just fill, and all tokens pass over them. Columns go in pieces, so that
  * all tokens' activations of a piece stay in the second cache while the panels pass over them;
  * between pieces floats wait in y. Rows of a large y are far apart and gone from the cache when
- * somebody reads them: what comes last is written past the caches. */
+ * somebody reads them: they are written past the caches. */
 #include "kernels/x86_amx_mm.h"
 #include "kernels/internal.h"
 
@@ -102,7 +102,7 @@ typedef struct job {
     float *acc;        /* [T][2][16] */
     float *y;          /* of the first panel */
     int64_t ldy;
-    bool past; /* whole lines of y that come from the last piece go past the caches */
+    bool past; /* whole lines of y go past the caches */
 } job;
 
 /* Block b of the panels. */
@@ -314,13 +314,12 @@ void nib_amx_mm_k(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, fl
     int together = w->packed ? 2 : 1;
     int64_t n_blocks = w->k / 256, most = NIB_MAX(PIECE_BYTES / (a->n_tok * 256), 2);
     int64_t n_pieces = w->packed ? (n_blocks + most - 1) / most : 1;
-    bool is_large = a->n_tok * ldy * (int64_t)sizeof *y >= LARGE &&
-                    (((uintptr_t)y | (uintptr_t)ldy * sizeof *y) & 63) == 0;
+    o.past = a->n_tok * ldy * (int64_t)sizeof *y >= LARGE &&
+             (((uintptr_t)y | (uintptr_t)ldy * sizeof *y) & 63) == 0;
     configure();
     for (int64_t i = 0; i < n_pieces; i++) {
         o.b0 = n_blocks * i / n_pieces;
         o.b1 = n_blocks * (i + 1) / n_pieces;
-        o.past = is_large && o.b1 == n_blocks;
         for (int64_t p = p0; p < p1; p += together) {
             o.nr = (int)NIB_MIN(together, p1 - p);
             o.y = y + p * NIB_PANEL;
