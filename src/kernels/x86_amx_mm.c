@@ -138,45 +138,49 @@ INLINE void keep(int i, sums *to) {
  */
 #define FORGET(p) __asm__("" : "+r"(p))
 
+/* Step i of a batch of n groups takes group i % n of both panels and of tokens 0-7, then of 8-15,
+ * whose floats are in v meanwhile. */
+INLINE void take_floats(int n, const batch *b, int i, __m512 v[2][8]) {
+    const float *acc = b->acc + i / n * 8 * NEXT_ACC;
+    UNROLL
+    for (int t = 0; t < 8; t++) {
+        v[0][t] = _mm512_load_ps(acc + t * NEXT_ACC);
+        v[1][t] = _mm512_load_ps(acc + t * NEXT_ACC + NIB_PANEL);
+    }
+}
+INLINE void leave_floats(int n, const batch *b, int i, const __m512 v[2][8]) {
+    float *acc = b->acc + i / n * 8 * NEXT_ACC;
+    UNROLL
+    for (int t = 0; t < 8; t++) {
+        _mm512_store_ps(acc + t * NEXT_ACC, v[0][t]);
+        _mm512_store_ps(acc + t * NEXT_ACC + NIB_PANEL, v[1][t]);
+    }
+}
+INLINE void add_minima(int n, const batch *b, int i, __m512 v[2][8]) {
+    const float *ds = b->ds + i % n * b->ds_step + i / n * 8, *m = b->m + i % n * NIB_PANEL;
+    FORGET(ds);
+    __m512 m0 = _mm512_load_ps(m), m1 = _mm512_load_ps(m + NEXT_PANEL / sizeof(float));
+    UNROLL
+    for (int t = 0; t < 8; t++) {
+        __m512 x = _mm512_set1_ps(ds[t]);
+        v[0][t] = _mm512_fmadd_ps(m0, x, v[0][t]);
+        v[1][t] = _mm512_fmadd_ps(m1, x, v[1][t]);
+    }
+}
 INLINE __m512 sum_of(const float *v) {
     return _mm512_sub_ps(_mm512_load_ps(v), _mm512_set1_ps(FLOAT_AT));
 }
-/* Step i of a batch of n groups: group i % n of both panels and of tokens 0-7, then of 8-15. */
-INLINE void add(bool min, int n, const batch *b, int i, const sums *sum, __m512 v[2][8]) {
+INLINE void add_sums(int n, const batch *b, int i, const sums *sum, __m512 v[2][8]) {
     int j = i % n, first = i / n * 8;
-    float *acc = b->acc + first * NEXT_ACC;
-    if (j == 0) {
-        UNROLL
-        for (int t = 0; t < 8; t++) {
-            v[0][t] = _mm512_load_ps(acc + t * NEXT_ACC);
-            v[1][t] = _mm512_load_ps(acc + t * NEXT_ACC + NIB_PANEL);
-        }
-    }
-    const float *d = b->d + j * b->step + first, *ds = b->ds + j * b->ds_step + first;
-    const float *s = b->s + j * NIB_PANEL, *m = b->m + j * NIB_PANEL;
+    const float *d = b->d + j * b->step + first, *s = b->s + j * NIB_PANEL;
     FORGET(d);
-    if (min) FORGET(ds);
-    enum { NEXT = NEXT_PANEL / sizeof(float) };
-    __m512 s0 = _mm512_load_ps(s), s1 = _mm512_load_ps(s + NEXT), m0 = s0, m1 = s1;
-    if (min) m0 = _mm512_load_ps(m), m1 = _mm512_load_ps(m + NEXT);
+    __m512 s0 = _mm512_load_ps(s), s1 = _mm512_load_ps(s + NEXT_PANEL / sizeof(float));
     UNROLL
     for (int t = 0; t < 8; t++) {
-        if (min) {
-            __m512 x = _mm512_set1_ps(ds[t]);
-            v[0][t] = _mm512_fmadd_ps(m0, x, v[0][t]);
-            v[1][t] = _mm512_fmadd_ps(m1, x, v[1][t]);
-        }
         __m512 x = _mm512_set1_ps(d[t]);
         v[0][t] = _mm512_fmadd_ps(sum_of(sum[2 * j].v[first + t]), _mm512_mul_ps(s0, x), v[0][t]);
         v[1][t] =
             _mm512_fmadd_ps(sum_of(sum[2 * j + 1].v[first + t]), _mm512_mul_ps(s1, x), v[1][t]);
-    }
-    if (j == n - 1) {
-        UNROLL
-        for (int t = 0; t < 8; t++) {
-            _mm512_store_ps(acc + t * NEXT_ACC, v[0][t]);
-            _mm512_store_ps(acc + t * NEXT_ACC + NIB_PANEL, v[1][t]);
-        }
     }
 }
 
@@ -189,14 +193,19 @@ static void put(const job *o) {
 }
 
 /* Step i of a pipeline of batches of n groups: tiles of b are multiplied and kept in 'now', sums of
- * the batch before are added. Either may be missing. */
+ * the batch before are added. Either may be missing. Multiplications of floats, slow beside tiles,
+ * must not stand too many together: of formats with minima half of them waits for the store. */
 INLINE void step(bool min, int n, int i, const batch *b, sums *now, const batch *old, sums *before,
                  __m512 v[2][8]) {
     int late = n == BATCH ? 3 : 2; /* units: at most n, for step n - 1 reads the last */
+    if (i % n == 0 && old) take_floats(n, old, i, v);
+    if (min && old) add_minima(n, old, i, v);
     if (i < late && old) keep(2 * n + i - late, before);
     if (i >= late && b) keep(i - late, now);
+    if (min && old) add_sums(n, old, i, before, v);
     if (b) multiply(b, i);
-    if (old) add(min, n, old, i, before, v);
+    if (!min && old) add_sums(n, old, i, before, v);
+    if (i % n == n - 1 && old) leave_floats(n, old, i, v);
 }
 INLINE void steps(bool min, int n, const batch *b, sums *now, const batch *old, sums *before) {
     __m512 v[2][8];
@@ -278,11 +287,11 @@ static void many(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, flo
 }
 
 /* Whether tiles are faster than AVX-512, which has no use for whole sixteens: formats with minima
- * gain so little that hardly a token may be missing. */
+ * gain so little that few tokens may be missing. */
 enum { LEAST = 24 };
 static bool suits(const nib_mat *w, int64_t n_tok) {
     int64_t missing = NIB_ROUND_UP(n_tok, NT) - n_tok;
-    return n_tok >= LEAST && missing * (nib_mm_format(w->dtype)->form == MM_MIN ? 16 : 4) <= n_tok;
+    return n_tok >= LEAST && missing * (nib_mm_format(w->dtype)->form == MM_MIN ? 8 : 3) <= n_tok;
 }
 
 /* The tokens from which on they are, for blocks of 256: Q4_K and Q5_K are fast without tiles too.
