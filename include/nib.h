@@ -99,7 +99,8 @@ typedef enum nib_cache {
     NIB_CACHE_I16,
     NIB_CACHE_F16,
     NIB_CACHE_F32,
-    NIB_CACHE_Q8_0
+    NIB_CACHE_Q8_0,
+    NIB_CACHE_BF16 /* processors with AMX only */
 } nib_cache;
 enum { NIB_CONTEXT_AUTO = -1 }; /* the largest context that fits in memory */
 /* Zeros are the defaults; so is a NULL pointer to it. */

@@ -86,8 +86,10 @@ nib_kv_type nib_decoder_kv(const nib_desc *d, nib_kv_type kv) {
     if (kv != NIB_KV_AUTO) return kv;
     /* with float activations attention should not be what rounds most */
     if (!d->n_layer || nib_mat_act(d->layers[0].down.w.dtype) == NIB_ACT_F32) return NIB_KV_F16;
-    bool suits = nib_kv_head_bytes(NIB_KV_I16, d->d) && nib_kv_head_bytes(NIB_KV_I16, d->dv);
-    return suits ? NIB_KV_I16 : NIB_KV_F16;
+    /* the 8 bits of bfloat16 are few for short heads: their rounding averages out less */
+    kv = d->d < 64 ? NIB_KV_I16 : nib_kernels_get()->kv;
+    bool suits = nib_kv_head_bytes(kv, d->d) && nib_kv_head_bytes(kv, d->dv);
+    return suits ? kv : NIB_KV_F16;
 }
 
 size_t nib_decoder_page_bytes(const nib_desc *d, nib_kv_type kv) {

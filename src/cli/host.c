@@ -56,8 +56,8 @@ const nib_option nib_host_options[] = {
      "model's own limit when less)",
      NULL},
     {"kv", 0, NIB_KV_CHOICE, set_kv, NULL, 0, 0,
-     "format of the key/value cache (default: i16 for quantised weights, else f16; q8_0 takes "
-     "half)",
+     "format of the key/value cache (default: i16, or bf16 with AMX, for quantised weights, else "
+     "f16; q8_0 takes half)",
      NULL},
     {"threads", 't', "N", set_int, &params.n_threads, 1, 256, "threads (default: physical cores)",
      NULL},

@@ -79,6 +79,11 @@ nib_status nib_engine_new(nib_engine **out, nib_model *m, const nib_engine_param
         return nib_fail(e, NIB_ERR_LIMIT,
                         "this model has %lld positions: a context of %lld is not possible",
                         (long long)m->desc.pos_embd.n, (long long)p.n_ctx);
+    if (!nib_kv_suits_machine(p.kv))
+        return nib_fail(e, NIB_ERR_UNSUPPORTED,
+                        "a bf16 cache is for processors with AMX, and this one runs %s: use --kv "
+                        "i16, which is as large",
+                        nib_kernels_get()->name);
     if (!nib_decoder_page_bytes(&m->desc, p.kv))
         return nib_fail(e, NIB_ERR_UNSUPPORTED,
                         "a %s cache does not suit heads that are %d wide: use --kv f16",

@@ -32,7 +32,8 @@ static void unpack_k(const nib_attn *a, int tile, int d0, int nd, float *out) {
         const uint8_t *page = a->k[(size_t)(tile + t) / per_page];
         const size_t at = (size_t)(tile + t) % per_page;
         switch (a->type) {
-        case NIB_KV_I16: /* attn_int.h */
+        case NIB_KV_I16:  /* attn_int.h */
+        case NIB_KV_BF16: /* attn_bf16.h */
         case NIB_KV_AUTO:
         case NIB_KV_N_TYPES: break;
         case NIB_KV_F16:

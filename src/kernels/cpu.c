@@ -35,6 +35,8 @@ void nib_cpu_detect(char *out, size_t n) {
     NIB_FOUND("avx512dq", "avx512dq");
     NIB_FOUND("avx512vl", "avx512vl");
     NIB_FOUND("avx512vnni", "avx512vnni");
+    NIB_FOUND("avx512vbmi", "avx512vbmi");
+    NIB_FOUND("avx512bf16", "avx512bf16");
     if (__get_cpuid_count(7, 0, &a, &bx, &c, &d) && (d & (1u << 24)) && may_use_tiles()) {
         nib_buf_puts(&b, "amx_tile ");
         if (d & (1u << 22)) nib_buf_puts(&b, "amx_bf16 ");

@@ -124,9 +124,10 @@ void nib_mat_ask(const nib_mat *w, int64_t p, int64_t n);
  * position and vectors of integers of 16 bits, in pairs that are multiplied together,
  *   K: {[NIB_PAGE] f32 scales, [NIB_PAGE/16][D/2][16][2] int16}, turned by a Hadamard transform,
  *   V: {[NIB_PAGE] f32 scales, [NIB_PAGE/2][D to whole 16s][2] int16}
- * for D of whole fours up to NIB_KV_I16_MAX_D. */
+ * for D of whole fours up to NIB_KV_I16_MAX_D. BF16 is for tiles of bfloat16 (attn_bf16.h has its
+ * layout), D up to NIB_KV_BF16_MAX_D padded to whole 32s. */
 /* clang-format off */
-#define NIB_KV_TYPES(X) X(AUTO, "auto") X(I16, "i16") X(F16, "f16") X(F32, "f32") X(Q8_0, "q8_0")
+#define NIB_KV_TYPES(X) X(AUTO, "auto") X(I16, "i16") X(F16, "f16") X(F32, "f32") X(Q8_0, "q8_0") X(BF16, "bf16")
 #define NIB_KV_BAR(T, name) "|" name
 #define NIB_KV_CHOICE (&(NIB_KV_TYPES(NIB_KV_BAR))[1]) /* "auto|i16|...", for nib_parse_choice */
 typedef enum nib_kv_type { /* AUTO: whoever makes a cache decides; kernels never see it */
@@ -137,22 +138,23 @@ typedef enum nib_kv_type { /* AUTO: whoever makes a cache decides; kernels never
 } nib_kv_type;
 /* clang-format on */
 const char *nib_kv_name(nib_kv_type t);
+/* Whether it is for this machine: BF16 is for those with tiles, and unbearably slow elsewhere. */
+bool nib_kv_suits_machine(nib_kv_type t);
 /* Pages are kept on disk and used again by later builds: raise this when their layout, the number
  * of a type, or the arithmetic of anything that ends up in them changes (matrices, norms, rotation,
  * quantising while loading). */
-enum { NIB_KV_VERSION = 3 };
+enum { NIB_KV_VERSION = 4 };
 enum { NIB_PAGE = 64, NIB_ATTN_CHUNK = 256, NIB_ATTN_PAGES = NIB_ATTN_CHUNK / NIB_PAGE };
 enum { NIB_ATTN_GROUP = 96 }; /* queries whose scores are kept at once */
 /* Floats between their rows: not a power of two, for such lines push each other out. */
 enum { NIB_ATTN_ROW = NIB_ATTN_CHUNK + 16 };
 enum {
-    /* Sums stay below 2^24, rounding included: as floats they are exact, too, in any order. */
-    NIB_KV_I16_LENGTH = 4000,   /* of a query, and of a key, as a vector */
-    NIB_KV_I16_TOP = 1020,      /* largest integer of a value */
-    NIB_KV_I16_WEIGHTS = 16000, /* sum of the weights of a chunk */
-    NIB_KV_I16_SHORT_D = 64,    /* keys from so many columns on have 8 significant bits, too */
+    /* Of a query, a key and a value as a vector, and of the weights of a chunk together: sums stay
+     * below 2^31. */
+    NIB_KV_I16_MOST = 32000,
     NIB_KV_I16_MAX_D = 512,
     NIB_KV_I16_HEAD = NIB_PAGE * 4, /* bytes of scales before the integers */
+    NIB_KV_BF16_MAX_D = 512,
 };
 size_t nib_kv_head_bytes(nib_kv_type t,
                          int d); /* of K, and of V, of one head in one page; 0: D does not suit */
@@ -166,8 +168,9 @@ size_t nib_kv_head_bytes(nib_kv_type t,
  * by fmaf, ascending; s as rule 3 over the position's lane (pos % 16); o over positions, ascending.
  * F16, F32 and Q8_0 count as the floats they stand for (exact: a half float scale times 8 bits fits
  * a float). With I16 queries are what attn_query made of them, and scores and weighted sums are
- * exact integers, scaled once. A query that sees NaN gets NaN, never "empty". Of K whole tiles are
- * read, of V only what is seen (I16: pairs of positions). */
+ * exact integers, scaled once. BF16 is a recipe of its own (attn_bf16.h), and its m may be another
+ * score than the largest. A query that sees NaN gets NaN, never "empty". Of K whole tiles are
+ * read (BF16: pages), of V only what is seen (I16: pairs of positions; BF16: whole 32s). */
 typedef struct nib_attn {
     nib_kv_type type;
     int d, dv;
@@ -184,8 +187,7 @@ typedef struct nib_attn {
     float *m, *s, *o; /* [n_q], [n_q], [n_q, Dv] */
     float *scratch;   /* nib_attn_scratch bytes, 64-byte aligned */
 } nib_attn;
-/* Room for the scores, sums and packed queries of NIB_ATTN_GROUP, and for a chunk of K and V in
- * another form of 16 bits. */
+/* Room for the scores, sums and packed queries of NIB_ATTN_GROUP. */
 size_t nib_attn_scratch(int d, int dv);
 
 typedef enum nib_rope_kind {
@@ -239,8 +241,10 @@ typedef struct nib_kernels {
     /* Puts K [D] and V [Dv] of one position (0 <= at < NIB_PAGE) of one head into its page. */
     void (*kv_store)(nib_kv_type t, const float *k, int d, const float *v, int dv, int at,
                      uint8_t *k_page, uint8_t *v_page);
-    /* Brings a query [D], scaled, into the form that attn takes it in: nothing to do but for I16.
-     */
+    /* The cache type that attention with 8 significant bits is fastest with: I16 or BF16. */
+    nib_kv_type kv;
+    /* Brings a query [D], scaled, into the form that attn takes it in, in place: nothing to do but
+     * for I16 and BF16. */
     void (*attn_query)(nib_kv_type t, float *q, int d);
     void (*attn)(const nib_attn *a);
     /* (m,s,o) of a <- the union of a and b. -INFINITY means empty on either side. */

@@ -186,13 +186,6 @@ LANE __m256 round8(__m256 x) {
 LANE v16 v_round(v16 x) {
     return BOTH(round8, x);
 }
-LANE __m256 round_bf16_8(__m256 x) {
-    const __m256i up = _mm256_add_epi32(_mm256_castps_si256(x), _mm256_set1_epi32(0x8000));
-    return _mm256_castsi256_ps(_mm256_and_si256(up, _mm256_set1_epi32(-0x10000)));
-}
-LANE v16 v_round_bf16(v16 x) {
-    return BOTH(round_bf16_8, x);
-}
 LANE void v_store_i16(int16_t *p, v16 x) {
     const __m256i w = _mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b));
     _mm256_storeu_si256((void *)p, _mm256_permute4x64_epi64(w, 0xd8));

@@ -129,10 +129,6 @@ LANE v16 v_round(v16 a) {
     const __m512 magic = _mm512_set1_ps(0x1.8p23f);
     return _mm512_sub_ps(_mm512_add_ps(a, magic), magic);
 }
-LANE v16 v_round_bf16(v16 a) {
-    const __m512i up = _mm512_add_epi32(_mm512_castps_si512(a), _mm512_set1_epi32(0x8000));
-    return _mm512_castsi512_ps(_mm512_and_si512(up, _mm512_set1_epi32(-0x10000)));
-}
 LANE void v_store_i16(int16_t *p, v16 a) {
     _mm256_storeu_si256((void *)p, _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(a)));
 }

@@ -208,13 +208,6 @@ LANE void v_load_i8_quads(const void *p, v16 scale, v16 out[4]) {
 LANE v16 v_round(v16 x) {
     return EACH(vrndnq_f32, x);
 }
-LANE float32x4_t round_bf16_4(float32x4_t x) {
-    const uint32x4_t up = vaddq_u32(vreinterpretq_u32_f32(x), vdupq_n_u32(0x8000));
-    return vreinterpretq_f32_u32(vandq_u32(up, vdupq_n_u32(0xffff0000u)));
-}
-LANE v16 v_round_bf16(v16 x) {
-    return EACH(round_bf16_4, x);
-}
 LANE void v_store_i16(int16_t *p, v16 x) {
     vst1_s16(p, vmovn_s32(vcvtnq_s32_f32(x.a)));
     vst1_s16(p + 4, vmovn_s32(vcvtnq_s32_f32(x.b)));

@@ -155,10 +155,6 @@ LANE void v_load_i8_quads(const void *p, v16 scale, v16 out[4]) {
 LANE v16 v_round(v16 a) {
     LANES((a.v[i] + 0x1.8p23f) - 0x1.8p23f);
 }
-/* To 8 significant bits, those of a bfloat16; ties away from zero. */
-LANE v16 v_round_bf16(v16 a) {
-    LANES(nib_bits_f32((nib_f32_bits(a.v[i]) + 0x8000u) & 0xffff0000u));
-}
 /* 16 integers of 16 bits; rounds to nearest even, |a| < 2^15. */
 LANE void v_store_i16(int16_t *p, v16 a) {
     for (int i = 0; i < 16; i++)

@@ -6,6 +6,7 @@
 #include "kernels/attn_parts.h"
 #include "kernels/attn_body.h"
 #include "kernels/attn_int.h"
+#include "kernels/attn_bf16.h"
 
 /* ---- norms and sums ---- */
 
@@ -211,6 +212,7 @@ static void vec_kv_store(nib_kv_type t, const float *k, int d, const float *v, i
                          uint8_t *k_page, uint8_t *v_page) {
     switch (t) {
     case NIB_KV_I16: store_i16(k, d, v, dv, at, k_page, v_page); return;
+    case NIB_KV_BF16: nib_bf16_store(k, d, v, dv, at, k_page, v_page); return;
     case NIB_KV_AUTO:
     case NIB_KV_N_TYPES: return;
     case NIB_KV_F16: store_f16(k, d, v, dv, at, k_page, v_page); return;
@@ -224,10 +226,13 @@ static void vec_kv_store(nib_kv_type t, const float *k, int d, const float *v, i
 
 static void vec_attn_query(nib_kv_type t, float *q, int d) {
     if (t == NIB_KV_I16) query_i16(q, d);
+    if (t == NIB_KV_BF16) nib_bf16_query(q, d);
 }
 static void vec_attn(const nib_attn *a) {
     if (a->type == NIB_KV_I16)
         attn_int(a);
+    else if (a->type == NIB_KV_BF16)
+        nib_bf16_attn(a);
     else
         for (int q0 = 0; q0 < a->n_q; q0 += GROUP) attn_group(a, q0, NIB_MIN(GROUP, a->n_q - q0));
 }
@@ -246,6 +251,7 @@ static void vec_all(nib_kernels *k) {
     k->dot = vec_dot;
     k->rope = vec_rope;
     k->kv_store = vec_kv_store;
+    k->kv = NIB_KV_I16;
     k->attn_query = vec_attn_query;
     k->attn = vec_attn;
     k->attn_merge = vec_attn_merge;

@@ -1,207 +1,339 @@
-/* Attention with AMX: the cache type I16, many queries.
+/* Attention with AMX: the cache type BF16 (attn_bf16.h), any number of queries.
  *
- * What attn_int.h multiplies are integers of 8 significant bits, short keys apart, whose sums stay
- * below 2^24: each is a bfloat16. So products of bfloat16 tiles, which add up in floats, give the
- * very sums that integers give, and between them stands the same softmax (attn_parts.h).
+ * Keys and values are tiles where they lie. Up to 32 queries at a time, two blocks of 16, go over a
+ * chunk: the scores of one page are multiplied while those of the page before become weights, two
+ * registers of scores to one of weights, for 2^x is a rounding to a whole number and a look into a
+ * table. So the unit of the tiles never rests for long (after some 300 ns it goes to sleep, and
+ * takes as long to wake up), and scores stay in the first cache. Then weights are multiplied with
+ * values.
  *
- * A chunk's keys and values are turned into tiles once for all queries. Then a block of queries at
- * a time: their scores by rows become weights in place, and these are the left operand of the
- * product with the values as they stand. Tiles and vectors do not work side by side: the unit of
- * the tiles takes some 300 ns to wake up when it had nothing to do for as long, and vectors are
- * slower while it is at work. So blocks are large, though their scores leave the first cache. */
+ * Two blocks share the tiles on their right, which come from the second cache; more would push out
+ * their own scores and weights. */
 #include "kernels/lanes_avx512.h"
 #include "kernels/vecmath.h"
-#define SOFT_ROWS 4
 #include "kernels/attn_parts.h"
+#include "kernels/attn_bf16.h"
 #include "kernels/x86_amx.h"
 
 enum {
-    NQ = 64,      /* queries at a time, at most: four tiles */
-    ENOUGH = 128, /* from which on tiles are faster */
-    RUN = 64      /* keys, and columns of values, that are multiplied side by side: four tiles */
+    NQ = 32,
+    PAGES = NIB_ATTN_PAGES,
+    /* between rows; not powers of two, for such lines push each other out */
+    X_ROW = NIB_PAGE + 16, /* floats: scores */
+    W_ROW = CHUNK + 32     /* numbers: weights */
 };
 
-typedef uint16_t tile[16][32]; /* of bfloat16: [16][16][2] where it is a right operand */
+typedef uint16_t tile[16][32];
 
-/* Keys and values lie in the order they are read in. */
+/* Up to NQ queries. */
+typedef struct rows {
+    int n;
+    span s[NQ], some, every; /* what each sees, what some of them see, and what all see */
+    float max[NQ];           /* the score whose weight is 1 */
+    float from[NQ];          /* what its n (attn_bf16.h) takes besides */
+    _Alignas(64) float sum[NQ][16];
+} rows;
+
 typedef struct room {
-    int d, dv;     /* D in whole 32s, Dv in whole RUNs */
-    tile *k;       /* [CHUNK/RUN][d/32][RUN/16]: 32 columns of 16 keys */
-    tile *v;       /* [dv/RUN][CHUNK/32][RUN/16]: 16 columns of 32 values */
-    uint16_t *q;   /* [NQ][d] */
-    float *out;    /* [NQ][dv] */
-    float *scores; /* [NQ][CHUNK]; weights: the first half of each row, as bfloat16 */
+    int k_tiles, v_tiles;      /* of 32 columns of keys, and of 16 of values */
+    int out_row;               /* floats: Dv in whole 64s */
+    uint16_t *q;               /* [NQ][32 * k_tiles] */
+    float *scores;             /* [2][NQ][X_ROW]: of even pages and of odd ones */
+    uint16_t *weights;         /* [NQ][W_ROW] */
+    float *out;                /* [NQ][out_row] */
+    const tile *v[CHUNK / 32]; /* [v_tiles] each */
 } room;
 
-static room room_of(const nib_attn *a) {
-    room r = {.d = (int)NIB_ROUND_UP((size_t)a->d, 32),
-              .dv = (int)NIB_ROUND_UP((size_t)a->dv, RUN)};
+/* 32 positions of V from 'first' on, and zeros for what nobody has 'seen': it may hold anything. */
+static const tile *only_seen(const tile *v, int n, int first, span seen, tile *to) {
+    _Alignas(64) uint16_t keep[16][2];
+    for (int p = 0; p < 32; p++)
+        keep[bf16_row(p)][p % 2] = first + p >= seen.lo && first + p < seen.hi ? 0xffff : 0;
+    for (int i = 0; i < n; i++)
+        for (int r = 0; r < 16; r++)
+            _mm512_store_si512(to[i][r],
+                               _mm512_and_si512(_mm512_loadu_si512(v[i][r]),
+                                                _mm512_set1_epi32((int)nib_load_u32(keep[r]))));
+    return to;
+}
+
+static room room_of(const nib_attn *a, span seen) {
+    room r = {.k_tiles = bf16_k_tiles(a->d),
+              .v_tiles = bf16_v_tiles(a->dv),
+              .out_row = (int)NIB_ROUND_UP((size_t)a->dv, 64)};
     r.scores = a->scratch;
-    r.out = r.scores + NQ * ROW;
-    r.q = (uint16_t *)(void *)(r.out + NQ * r.dv);
-    r.k = (tile *)(void *)(r.q + NQ * r.d);
-    r.v = r.k + CHUNK / 16 * (r.d / 32);
+    r.out = r.scores + 2 * NQ * X_ROW;
+    r.weights = (uint16_t *)(void *)(r.out + NQ * r.out_row);
+    r.q = r.weights + NQ * W_ROW;
+    tile *edge = (tile *)(void *)(r.q + NQ * 32 * r.k_tiles); /* [2][v_tiles] */
+    for (int p = seen.lo & ~31; p < seen.hi; p += 32) {
+        const tile *v = (const tile *)(const void *)a->v[p / NIB_PAGE];
+        v += p % NIB_PAGE / 32 * r.v_tiles;
+        const bool whole = p >= seen.lo && p + 32 <= seen.hi;
+        if (!whole) v = only_seen(v, r.v_tiles, p, seen, edge + (p < seen.lo ? 0 : r.v_tiles));
+        r.v[p / 32] = v;
+    }
     return r;
-}
-
-/* ---- integers to bfloat16 ---- */
-
-static inline __m512i bits(__m512 x) {
-    return _mm512_castps_si512(x);
-}
-/* 32 integers of 16 bits, each a bfloat16. */
-LANE __m512i bf16_of(__m512i x) {
-    const __m512 even = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(x, 16), 16)),
-                 odd = _mm512_cvtepi32_ps(_mm512_srai_epi32(x, 16));
-    return _mm512_mask_mov_epi16(_mm512_srli_epi32(bits(even), 16), 0xaaaaaaaa, bits(odd));
-}
-
-/* Keys and values of the 32s of positions that someone sees. */
-static void bring(const nib_attn *a, const room *r, span seen) {
-    const int width = (int)NIB_ROUND_UP((size_t)a->dv, 16);
-    for (int p = seen.lo / 16; p < (seen.hi + 15) / 16; p++) {
-        const int16_t *k = ints_of(a->k[p * 16 / NIB_PAGE]) + p * 16 % NIB_PAGE * a->d;
-        tile *to = r->k + p / 4 * (r->d / 32) * 4 + p % 4;
-        for (int i = 0; i < r->d; i += 2)
-            _mm512_storeu_si512(to[i / 32 * 4][i / 2 % 16],
-                                i < a->d ? bf16_of(_mm512_loadu_si512(k + 16 * i))
-                                         : _mm512_setzero_si512());
-    }
-    for (int p = seen.lo / 32 * 16; p < (seen.hi + 31) / 32 * 16; p++) {
-        const int16_t *v = ints_of(a->v[p / (NIB_PAGE / 2)]) + p % (NIB_PAGE / 2) * width * 2;
-        for (int i = 0; i < width; i += 16) {
-            tile *to = r->v + (i / RUN * (CHUNK / 32) + p / 16) * 4 + i / 16 % 4;
-            _mm512_storeu_si512((*to)[p % 16], bf16_of(_mm512_loadu_si512(v + 2 * i)));
-        }
-    }
-}
-/* Whole 32s, zeros behind D. */
-static void bring_query(const float *query, int d, uint16_t *to) {
-    const int16_t *q = (const void *)query;
-    for (int i = 0; i < d; i += 32) {
-        const __mmask32 there = _bzhi_u32(~0u, (unsigned)NIB_MIN(d - i, 32));
-        _mm512_storeu_si512(to + i, bf16_of(_mm512_maskz_loadu_epi16(there, q + i)));
-    }
-}
-/* A row of weights times scales becomes whole numbers in place: the blocks of 16 that it sees, and
- * zeros up to whole 32s of what others see. */
-static void bring_weights(float *row, float factor, span own, span seen) {
-    const __m512i upper =
-        _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29, 27,
-                         25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
-    const int t0 = own.lo & ~15, t1 = factor != 0 ? (own.hi + 15) & ~15 : t0;
-    const int from = seen.lo & ~31, end = (seen.hi + 31) & ~31;
-    for (int i = from; i < NIB_MIN(t0, end); i += 16) v_store(row + i, v_set1(0));
-    for (int i = NIB_MAX(t1, from); i < end; i += 16) v_store(row + i, v_set1(0));
-    uint16_t *to = (uint16_t *)(void *)row;
-    for (int i = from; i < end; i += 32) {
-        const v16 a = v_round_bf16(weight_int(v_load(row + i), factor)),
-                  b = v_round_bf16(weight_int(v_load(row + i + 16), factor));
-        _mm512_storeu_si512(to + i, _mm512_permutex2var_epi16(bits(a), upper, bits(b)));
-    }
 }
 
 /* ---- products ---- */
 
-static void configure(void) {
+/* Left operands and sums have so many rows. */
+static void configure(int n) {
     tile_config c = {.palette = 1};
-    for (int i = 0; i < 8; i++) c.rows[i] = 16, c.row_bytes[i] = 64;
+    for (int i = 0; i < 8; i++) {
+        c.rows[i] = (uint8_t)(i < 6 ? n : 16);
+        c.row_bytes[i] = 64;
+    }
     __asm__ volatile("ldtilecfg %0" ::"m"(c));
 }
-/* Tiles 0-3: sums; 4: what is on the left of all; 6, 7: on the right. */
-LANE void clear(void) {
+/* Tiles 0-3: sums; 4, 5: on the left, rows of 'row' numbers, a tile further with every step; 6, 7:
+ * on the right, right[step][at + i * next] for i < n. One block of rows takes up to four of those,
+ * two take two. out: rows of out_row floats. */
+LANE void product(bool two, int n, int steps, const uint16_t *left, int row,
+                  const tile *const *right, int at, int next, float *out, int out_row) {
     TILE_ZERO(0);
     TILE_ZERO(1);
     TILE_ZERO(2);
     TILE_ZERO(3);
-}
-LANE void multiply(const void *left, int step, const tile *right) {
-    TILE_LOAD(4, left, step);
-    TILE_LOAD(6, right[0], 64);
-    TILE_DOT_BF16(0, 4, 6);
-    TILE_LOAD(7, right[1], 64);
-    TILE_DOT_BF16(1, 4, 7);
-    TILE_LOAD(6, right[2], 64);
-    TILE_DOT_BF16(2, 4, 6);
-    TILE_LOAD(7, right[3], 64);
-    TILE_DOT_BF16(3, 4, 7);
-}
-/* x: [NQ][step], from the first column on. */
-LANE void keep(float *x, int step) {
-    const int bytes = step * (int)sizeof *x;
-    TILE_STORE_ROWS(0, x, bytes);
-    TILE_STORE_ROWS(1, x + 16, bytes);
-    TILE_STORE_ROWS(2, x + 32, bytes);
-    TILE_STORE_ROWS(3, x + 48, bytes);
-}
-
-/* n queries, whose 16s see 'seen'. */
-LANE void score(const room *r, int n, const span *seen) {
-    const int steps = r->d / 32;
-    for (int p = 0; p < CHUNK; p += RUN)
-        for (int i = 0; i < n; i += 16) {
-            if (p + RUN <= seen[i / 16].lo || p >= seen[i / 16].hi) continue;
-            const uint16_t *q = r->q + i * r->d;
-            const tile *k = r->k + p / RUN * steps * 4;
-            clear();
-            for (int j = 0; j < steps; j++, k += 4) multiply(q + 32 * j, 2 * r->d, k);
-            keep(r->scores + i * ROW + p, ROW);
+    for (int i = 0; i < steps; i++, left += 32) {
+        const tile *b = right[i] + at;
+        TILE_LOAD(4, left, 2 * row);
+        TILE_LOAD(6, b[0], 64);
+        TILE_DOT_BF16(0, 4, 6);
+        if (n > 1) {
+            TILE_LOAD(7, b[next], 64);
+            TILE_DOT_BF16(1, 4, 7);
         }
+        if (two) {
+            TILE_LOAD(5, left + 16 * row, 2 * row);
+            TILE_DOT_BF16(2, 5, 6);
+            if (n > 1) TILE_DOT_BF16(3, 5, 7);
+            continue;
+        }
+        if (n > 2) {
+            TILE_LOAD(6, b[2 * next], 64);
+            TILE_DOT_BF16(2, 4, 6);
+        }
+        if (n > 3) {
+            TILE_LOAD(7, b[3 * next], 64);
+            TILE_DOT_BF16(3, 4, 7);
+        }
+    }
+    float *after = two ? out + 16 * out_row : out + 32;
+    TILE_STORE_ROWS(0, out, 4 * out_row);
+    if (n > 1) TILE_STORE_ROWS(1, out + 16, 4 * out_row);
+    if (two || n > 2) TILE_STORE_ROWS(2, after, 4 * out_row);
+    if (two ? n > 1 : n > 3) TILE_STORE_ROWS(3, after + 16, 4 * out_row);
 }
-/* x: weights of 16 queries. */
-LANE void mix(const room *r, span seen, const float *x, float *out) {
-    const int first = seen.lo / 32, n = (seen.hi + 31) / 32 - first;
-    for (int c = 0; c < r->dv; c += RUN) {
-        const tile *v = r->v + (c / RUN * (CHUNK / 32) + first) * 4;
-        const uint16_t *w = (const uint16_t *)(const void *)x + 32 * first;
-        clear();
-        for (int i = 0; i < n; i++, v += 4, w += 32) multiply(w, ROW * 4, v);
-        keep(out + c, r->dv);
+
+/* The scores of a page. */
+static void score(const nib_attn *a, const room *r, bool two, int page) {
+    const int n = r->k_tiles;
+    const tile *k = (const tile *)(const void *)a->k[page], *right[NIB_KV_BF16_MAX_D / 32];
+    float *x = r->scores + page % 2 * NQ * X_ROW;
+    for (int i = 0; i < n; i++) right[i] = k + i;
+    if (!two) {
+        product(false, 4, n, r->q, 32 * n, right, 0, n, x, X_ROW);
+        return;
+    }
+    product(true, 2, n, r->q, 32 * n, right, 0, n, x, X_ROW);
+    product(true, 2, n, r->q, 32 * n, right, 2 * n, n, x + 32, X_ROW);
+}
+/* Weights times values. */
+static void mix(const room *r, bool two, span seen) {
+    const int first = seen.lo / 32, steps = (seen.hi + 31) / 32 - first;
+    const uint16_t *w = r->weights + 32 * first;
+    const tile *const *v = r->v + first;
+    for (int c = 0, n; c < r->v_tiles; c += n) {
+        float *out = r->out + 16 * c;
+        n = NIB_MIN(two ? 2 : 4, r->v_tiles - c);
+#define MIX(two, n) product(two, n, steps, w, W_ROW, v, c, 1, out, r->out_row)
+        switch (two ? n : 2 + n) {
+        case 1: MIX(true, 1); break;
+        case 2: MIX(true, 2); break;
+        case 3: MIX(false, 1); break;
+        case 4: MIX(false, 2); break;
+        case 5: MIX(false, 3); break;
+        default: MIX(false, 4);
+        }
+#undef MIX
     }
 }
 
-/* Queries [q0, q0 + n). */
-static void attend(const nib_attn *a, const room *r, int q0, int n, const float *k_scale,
-                   const float *v_scale) {
-    span s[NQ], seen[NQ / 16];
-    blend w[NQ / 16];
+/* ---- the softmax ---- */
+
+/* Row i's weights count from this score; NaN when it is none. */
+static inline void count_from(rows *o, int i, float score) {
+    o->max[i] = fabsf(score) < INFINITY ? score : NAN;
+    o->from[i] = fmaf(-o->max[i], BF16_LOG2E, BF16_ONE);
+}
+/* Scores [64] of positions from 'first' on: capped, and -INFINITY where they are not seen. */
+static void hide(const nib_attn *a, span s, int first, float *x) {
+    const uint64_t seen = _bzhi_u64(~0ull, (unsigned)NIB_MAX(NIB_MIN(s.hi - first, 64), 0)) &
+                          ~_bzhi_u64(~0ull, (unsigned)NIB_MAX(NIB_MIN(s.lo - first, 64), 0));
+    for (int i = 0; i < NIB_PAGE; i += 16) {
+        v16 y = v_load(x + i);
+        if (a->softcap > 0) y = v_softcap(y, a->softcap);
+        v_store(x + i, _mm512_mask_mov_ps(v_set1(-INFINITY), (__mmask16)(seen >> i), y));
+    }
+}
+
+LANE __m512i whole_numbers(const float *x, v16 from) {
+    /* NaN, too, becomes the largest, which is NaN again as a bfloat16 */
+    const v16 y = v_fma(v_load(x), v_set1(BF16_LOG2E), from);
+    return _mm512_cvtps_epi32(v_min(y, v_set1(BF16_MOST)));
+}
+/* A row of a page's scores becomes weights, which are added to 'sum'. */
+LANE void soften_row(const float *x, float from_, uint16_t *w, float *sum_) {
+    const __m512i low = _mm512_loadu_si512(bf16_mantissa),
+                  high = _mm512_loadu_si512(bf16_mantissa + 64),
+                  exponent = _mm512_set1_epi16((short)0xff80), ones = _mm512_set1_epi16(0x3f80);
+    const v16 from = v_set1(from_);
+    v16 sum = v_load(sum_);
+    UNROLL for (int i = 0; i < NIB_PAGE; i += 32) {
+        const __m512i n =
+            _mm512_packus_epi32(whole_numbers(x + i, from), whole_numbers(x + i + 16, from));
+        const __m512i mantissa = _mm512_permutex2var_epi8(low, n, high),
+                      p = _mm512_ternarylogic_epi32(exponent, n, mantissa, 0xca);
+        _mm512_storeu_si512(w + i, p);
+        sum = _mm512_dpbf16_ps(sum, (__m512bh)p, (__m512bh)ones);
+    }
+    v_store(sum_, sum);
+}
+
+/* The scores of a page become weights. */
+static void soften(const nib_attn *a, const room *r, rows *o, int page) {
+    const int first = page * NIB_PAGE;
+    float *x = r->scores + page % 2 * NQ * X_ROW;
+    uint16_t *w = r->weights + first;
+    if (a->softcap > 0 || first < o->every.lo || first + NIB_PAGE > o->every.hi)
+        for (int i = 0; i < o->n; i++) hide(a, o->s[i], first, x + i * X_ROW);
+    if (first <= o->every.lo)
+        for (int i = 0; i < o->n; i++) {
+            const int at = o->s[i].lo - first;
+            if (at >= 0 && at < NIB_PAGE && o->s[i].lo < o->s[i].hi)
+                count_from(o, i, x[i * X_ROW + at]);
+        }
+    int i = 0;
+    for (; i + 4 <= o->n; i += 4)
+        UNROLL for (int j = i; j < i + 4; j++)
+            soften_row(x + j * X_ROW, o->from[j], w + j * W_ROW, o->sum[j]);
+    for (; i < o->n; i++) soften_row(x + i * X_ROW, o->from[i], w + i * W_ROW, o->sum[i]);
+}
+
+/* Rare: rows in which weights grew too large, or something is NaN, count from their largest score.
+ */
+static void soften_again(const nib_attn *a, const room *r, rows *o, uint32_t which) {
+    for (int i = 0; i < o->n; i++)
+        if (which >> i & 1) o->max[i] = -INFINITY, v_store(o->sum[i], v_set1(0));
+    for (int again = 0; again < 2; again++) {
+        for (int page = o->some.lo / NIB_PAGE; page * NIB_PAGE < o->some.hi; page++) {
+            score(a, r, o->n > 16, page);
+            for (int i = 0; i < o->n; i++) {
+                float *x = r->scores + (page % 2 * NQ + i) * X_ROW;
+                if (!(which >> i & 1)) continue;
+                hide(a, o->s[i], page * NIB_PAGE, x);
+                if (again)
+                    soften_row(x, o->from[i], r->weights + i * W_ROW + page * NIB_PAGE, o->sum[i]);
+                else /* NaN stays */
+                    for (int j = 0; j < NIB_PAGE; j++)
+                        o->max[i] = x[j] <= o->max[i]        ? o->max[i]
+                                    : o->max[i] != o->max[i] ? NAN
+                                                             : x[j];
+            }
+        }
+        for (int i = 0; i < o->n && !again; i++)
+            if (which >> i & 1) count_from(o, i, o->max[i]);
+    }
+}
+
+/* ---- all of it ---- */
+
+/* Queries [q0, q0 + n) come in. */
+static void bring(const nib_attn *a, const room *r, int q0, int n, rows *o) {
+    o->n = n;
+    o->some = (span){CHUNK, 0}, o->every = (span){0, CHUNK};
     for (int i = 0; i < n; i++) {
-        s[i] = query_span(a, q0 + i);
-        seen[i / 16] = i % 16 ? join(seen[i / 16], s[i]) : join((span){CHUNK, 0}, s[i]);
-        bring_query(a->q[q0 + i], a->d, r->q + i * r->d);
+        const span s = query_span(a, q0 + i);
+        o->s[i] = s;
+        o->some = join(o->some, s);
+        o->every = (span){NIB_MAX(o->every.lo, s.lo), NIB_MIN(o->every.hi, s.hi)};
+        o->max[i] = -INFINITY, o->from[i] = 0;
+        v_store(o->sum[i], v_set1(0));
+        const uint16_t *from = (const uint16_t *)(const void *)a->q[q0 + i];
+        uint16_t *to = r->q + i * 32 * r->k_tiles;
+        for (int j = 0; j < a->d; j += 32) {
+            const __mmask32 there = _bzhi_u32(~0u, (unsigned)NIB_MIN(a->d - j, 32));
+            _mm512_storeu_si512(to + j, _mm512_maskz_loadu_epi16(there, from + j));
+        }
     }
-    score(r, n, seen);
+}
+
+/* Up to 16 queries' output from this chunk, x [n][out_row], joins that of earlier ones. */
+static void join_rows(const nib_attn *a, const room *r, int q, int n, const float *x,
+                      const float *sum, const blend *w) {
+    for (int i = 0; i < n; i++, x += r->out_row) {
+        float *o = a->o + (int64_t)(q + i) * a->dv;
+        const v16 now = v_set1(w->now[i]), before = v_set1(w->before[i]);
+        int c = 0;
+        if (sum[i] != sum[i]) {
+            for (; c < a->dv; c++) o[c] = NAN;
+        } else if (a->more) {
+            for (; c + 16 <= a->dv; c += 16)
+                v_store(o + c, v_fma(v_load(x + c), now, v_mul(v_load(o + c), before)));
+        } else {
+            for (; c + 16 <= a->dv; c += 16) v_store(o + c, v_load(x + c));
+        }
+        if (c < a->dv) join_out(a, q + i, c, v_load(x + c), w, i);
+    }
+}
+
+static void attend(const nib_attn *a, const room *r, int q0, int n) {
+    rows o;
+    const bool two = n > 16;
+    bring(a, r, q0, n, &o);
+    const int page0 = o.some.lo / NIB_PAGE, page1 = (o.some.hi + NIB_PAGE - 1) / NIB_PAGE;
+    for (int page = page0; page <= page1 && page0 < page1; page++) {
+        if (page < page1) score(a, r, two, page);
+        if (page > page0) soften(a, r, &o, page - 1);
+    }
+    float sum[NQ];
+    uint32_t odd = 0;
+    for (int i = 0; i < n; i++) {
+        sum[i] = v_sum(v_load(o.sum[i]));
+        odd |= (uint32_t) !(sum[i] < BF16_FAR) << i;
+    }
+    if (odd) {
+        soften_again(a, r, &o, odd);
+        for (int i = 0; i < n; i++) sum[i] = v_sum(v_load(o.sum[i]));
+    }
+    if (page0 < page1)
+        mix(r, two, o.some);
+    else
+        memset(r->out, 0, sizeof(float) * (size_t)(NQ * r->out_row));
     for (int i = 0; i < n; i += 16) {
-        float factor[16], *x = r->scores + i * ROW;
         const int m = NIB_MIN(16, n - i);
-        weigh(a, q0 + i, m, s + i, x, k_scale, v_scale, factor, &w[i / 16]);
-        for (int j = 0; j < m; j++) bring_weights(x + j * ROW, factor[j], s[i + j], seen[i / 16]);
+        blend w;
+        join_chunk(a, q0 + i, m, o.max + i, sum + i, &w);
+        join_rows(a, r, q0 + i, m, r->out + i * r->out_row, sum + i, &w);
     }
-    for (int i = 0; i < n; i += 16) mix(r, seen[i / 16], r->scores + i * ROW, r->out + i * r->dv);
-    for (int i = 0; i < n; i++)
-        for (int c = 0; c < a->dv; c += 16)
-            join_out(a, q0 + i, c,
-                     v_mul(v_load(r->out + i * r->dv + c), v_set1(w[i / 16].unit[i % 16])),
-                     &w[i / 16], i % 16);
 }
 
 static void attn(const nib_attn *a) {
-    _Alignas(64) float k_scale[CHUNK], v_scale[CHUNK];
-    if (a->type != NIB_KV_I16 || a->n_q < ENOUGH || a->d < NIB_KV_I16_SHORT_D) {
+    if (a->type != NIB_KV_BF16) {
         nib_avx512_attn(a);
         return;
     }
-    const room r = room_of(a);
     span all = {CHUNK, 0};
     for (int i = 0; i < a->n_q; i++) all = join(all, query_span(a, i));
-    gather_scales(a, k_scale, v_scale);
-    bring(a, &r, all);
-    configure();
-    for (int q0 = 0; q0 < a->n_q; q0 += NQ)
-        attend(a, &r, q0, NIB_MIN(NQ, a->n_q - q0), k_scale, v_scale);
+    const room r = room_of(a, all);
+    configure(NIB_MIN(a->n_q, 16));
+    for (int q0 = 0; q0 < a->n_q; q0 += NQ) attend(a, &r, q0, NIB_MIN(NQ, a->n_q - q0));
     TILE_RELEASE();
 }
 
 void nib_x86_amx_vec(nib_kernels *k) {
+    k->kv = NIB_KV_BF16;
     k->attn = attn;
 }

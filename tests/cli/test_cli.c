@@ -658,7 +658,7 @@ static void test_memory(void **state) {
     test_nib(NULL, "logits %s --tokens %s --out %s --ctx many", tiny(), ids, out);
     test_failed(2, "expected a number of tokens or auto");
     test_nib(NULL, "logits %s --tokens %s --out %s --kv q4", tiny(), ids, out);
-    test_failed(2, "kv: expected auto|i16|f16|f32|q8_0, found 'q4'");
+    test_failed(2, "kv: expected auto|i16|f16|f32|q8_0|bf16, found 'q4'");
     test_nib(NULL, "logits %s --tokens %s --out %s --threads 0", tiny(), ids, out);
     test_failed(2, "threads: expected a whole number from 1 to 256");
     test_nib(NULL, "logits %s --tokens %s --out %s --thread", tiny(), ids, out);

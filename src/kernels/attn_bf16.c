@@ -1,0 +1,154 @@
+/* Attention of the cache type BF16 in plain C: what attn_bf16.h says, step by step. */
+#include <math.h>
+#include "kernels/lanes_scalar.h"
+#include "kernels/vecmath.h"
+
+#include "kernels/attn_parts.h"
+#include "kernels/attn_bf16.h"
+
+/* clang-format off */
+const uint8_t bf16_mantissa[128] = {
+      0,   1,   1,   2,   3,   4,   4,   5,   6,   6,   7,   8,   9,   9,  10,  11,
+     12,  12,  13,  14,  15,  15,  16,  17,  18,  19,  19,  20,  21,  22,  23,  23,
+     24,  25,  26,  27,  28,  28,  29,  30,  31,  32,  33,  34,  34,  35,  36,  37,
+     38,  39,  40,  41,  42,  43,  43,  44,  45,  46,  47,  48,  49,  50,  51,  52,
+     53,  54,  55,  56,  57,  58,  59,  60,  61,  62,  63,  64,  65,  66,  67,  68,
+     69,  70,  72,  73,  74,  75,  76,  77,  78,  79,  80,  82,  83,  84,  85,  86,
+     87,  88,  90,  91,  92,  93,  94,  96,  97,  98,  99, 100, 102, 103, 104, 105,
+    107, 108, 109, 111, 112, 113, 115, 116, 117, 118, 120, 121, 123, 124, 125, 127,
+};
+/* clang-format on */
+
+/* Half away from zero; what is too large becomes infinite, NaN stays. */
+static uint16_t to_bf16(float x) {
+    uint32_t bits = nib_f32_bits(x);
+    if (x != x) return 0x7fc0;
+    return (uint16_t)((bits + 0x8000) >> 16);
+}
+static float from_bf16(uint16_t x) {
+    return nib_bits_f32((uint32_t)x << 16);
+}
+
+void nib_bf16_query(float *q, int d) {
+    uint16_t *to = (uint16_t *)(void *)q; /* never ahead of what is read */
+    for (int i = 0; i < d; i++) {
+        const uint16_t x = to_bf16(q[i]);
+        memcpy(to + i, &x, sizeof x);
+    }
+}
+
+/* A position that is not all numbers gets a key of NaN, for those who see it, and values of zero,
+ * for those who do not: zero weights meet them. */
+void nib_bf16_store(const float *k, int d, const float *v, int dv, int at, uint8_t *k_page,
+                    uint8_t *v_page) {
+    const int nk = bf16_k_tiles(d), nv = bf16_v_tiles(dv), p = at % 32;
+    bool good = true;
+    for (int i = 0; i < d; i++) good &= (to_bf16(k[i]) & 0x7fff) < 0x7f80;
+    for (int i = 0; i < dv; i++) good &= (to_bf16(v[i]) & 0x7fff) < 0x7f80;
+    uint8_t *to = k_page + 2 * (size_t)(at / 16 * nk * BF16_TILE) + 4 * (at % 16);
+    for (int i = 0; i < 32 * nk; i++) {
+        const uint16_t x = good ? i < d ? to_bf16(k[i]) : 0 : 0x7fc0;
+        memcpy(to + 64 * (i / 2) + 2 * (i % 2), &x, sizeof x);
+    }
+    to = v_page + 2 * (size_t)(at / 32 * nv * BF16_TILE) + 64 * bf16_row(p) + 2 * (p % 2);
+    for (int i = 0; i < dv; i++) {
+        const uint16_t x = good ? to_bf16(v[i]) : 0;
+        memcpy(to + 2 * (i / 16 * BF16_TILE) + 4 * (i % 16), &x, sizeof x);
+    }
+}
+
+/* ---- a product of tiles ---- */
+
+static float flush(float x) {
+    return fabsf(x) < 0x1p-126f ? copysignf(0, x) : x;
+}
+/* One number of it: a: 32 in a row, b: a column of 16 pairs. */
+static float dot_32(float sum, const uint16_t *a, const uint8_t *b) {
+    float half[2] = {0};
+    for (int i = 0; i < 32; i++) {
+        const float x = flush(from_bf16(a[i])),
+                    y = flush(from_bf16(nib_load_u16(b + 64 * (i / 2) + 2 * (i % 2))));
+        half[i % 2] = flush(fmaf(x, y, half[i % 2]));
+    }
+    return flush(sum + flush(half[0] + half[1]));
+}
+
+static float score(const nib_attn *a, const uint16_t *q, int p) {
+    const int nk = bf16_k_tiles(a->d);
+    const uint8_t *k =
+        a->k[p / NIB_PAGE] + 2 * (size_t)(p % NIB_PAGE / 16 * nk * BF16_TILE) + 4 * (p % 16);
+    float sum = 0;
+    for (int i = 0; i < nk; i++) sum = dot_32(sum, q + 32 * i, k + 2 * i * BF16_TILE);
+    return sum;
+}
+
+/* Scores become weights, as the rows and pairs of V stand; returns their sum. */
+static float soften(const float *x, float max, uint16_t w[CHUNK]) {
+    const float from = fmaf(-max, BF16_LOG2E, BF16_ONE);
+    float sum[16] = {0};
+    for (int b = 0; b < CHUNK; b += 32) {
+        for (int p = 0; p < 32; p++) {
+            const float y = fmaf(x[b + p], BF16_LOG2E, from);
+            const float n = !(y < BF16_MOST) ? BF16_MOST : y > 0 ? rintf(y) : 0;
+            const unsigned bits = (unsigned)n;
+            w[b + 2 * bf16_row(p) + p % 2] =
+                (uint16_t)((bits & 0xff80) | bf16_mantissa[bits % 128]);
+        }
+        for (int i = 0; i < 16; i++) {
+            sum[i] = flush(sum[i] + flush(from_bf16(w[b + 2 * i + 1])));
+            sum[i] = flush(sum[i] + flush(from_bf16(w[b + 2 * i])));
+        }
+    }
+    return v_sum(v_load(sum));
+}
+
+void nib_bf16_attn(const nib_attn *a) {
+    uint16_t q[NIB_KV_BF16_MAX_D], w[CHUNK];
+    float x[CHUNK];
+    const int nv = bf16_v_tiles(a->dv);
+    for (int i = 0; i < a->n_q; i++) {
+        const span s = query_span(a, i);
+        float m = -INFINITY, sum = 0, most = -INFINITY;
+        memset(q, 0, sizeof q);
+        memcpy(q, a->q[i], (size_t)a->d * sizeof *q);
+        for (int p = 0; p < CHUNK; p++) {
+            x[p] = -INFINITY;
+            if (p < s.lo || p >= s.hi) continue;
+            x[p] = score(a, q, p);
+            if (a->softcap > 0) {
+                v16 y = v_softcap(v_set1(x[p]), a->softcap);
+                x[p] = y.v[0];
+            }
+            if (!(x[p] <= most)) most = most != most ? NAN : x[p];
+        }
+        const bool some = s.lo < s.hi;
+        if (some) {
+            m = x[s.lo];
+            sum = fabsf(m) < INFINITY ? soften(x, m, w) : NAN;
+            if (!(sum < BF16_FAR)) {
+                m = fabsf(most) < INFINITY ? most : NAN;
+                sum = m == m ? soften(x, m, w) : NAN;
+            }
+        }
+        blend join = {.now = {1}};
+        join_chunk(a, i, 1, &m, &sum, &join);
+        for (int c = 0; c < a->dv; c++) {
+            float out = sum != sum ? NAN : 0;
+            for (int b = s.lo / 32 * 32; some && sum == sum && b < s.hi; b += 32) {
+                uint8_t column[16 * 64];
+                const uint8_t *v = a->v[b / NIB_PAGE] +
+                                   2 * (size_t)((b % NIB_PAGE / 32 * nv + c / 16) * BF16_TILE) +
+                                   4 * (c % 16);
+                for (int p = 0; p < 32; p++) { /* what nobody sees may hold anything */
+                    const size_t at = (size_t)(64 * bf16_row(p) + 2 * (p % 2));
+                    memset(column + at, 0, 2);
+                    if (b + p >= s.lo && b + p < s.hi) memcpy(column + at, v + at, 2);
+                }
+                out = dot_32(out, w + b, column);
+            }
+            float *o = a->o + (int64_t)i * a->dv + c;
+            if (a->more) out = fmaf(out, join.now[0], *o * join.before[0]);
+            *o = out;
+        }
+    }
+}
