@@ -1,6 +1,9 @@
 /* How fast attention is: prefill as a share of the measured FMA peak, decode as bytes of cache a
- * second beside a plain read of the same memory. One thread. bench_attn [set]   set: scalar, avx2,
- * avx512, neon (default: the machine's best) */
+ * second beside a plain read of the same memory. One thread.
+ *
+ *   bench_attn [set [prefill|decode|all [type]]]
+ *
+ * set: scalar, avx2, avx512, amx, neon, or best (default); type: of the cache (default: every) */
 #include <math.h>
 #include <stdlib.h>
 #include <time.h>
@@ -166,7 +169,7 @@ static void prefill(const nib_kernels *k, nib_kv_type type, int d, int g, double
     room r;
     room_make(&r, k, type, d, 8);
     double best_full = 1e9, best_causal = 1e9, work = 0;
-    for (int rep = 0; rep < 15; rep++) {
+    for (int rep = 0; rep < 40; rep++) {
         double t = seconds();
         for (int i = 0; i < MAX_Q; i++) r.hi[i] = 512;
         for (int c = 0; c < 2; c++) run_chunk(&r, k, type, d, MAX_Q, c);
@@ -213,17 +216,19 @@ int main(int argc, char **argv) {
     }
     double peak = peak_gflops(k);
     printf("%s: FMA peak %.1f GFLOP/s\n", k->name, peak);
-    const char *only = argc > 2 ? argv[2] : "";
-    for (int t = NIB_KV_I16; t < NIB_KV_N_TYPES; t++)
+    const char *only = argc > 2 ? argv[2] : "all", *type = argc > 3 ? argv[3] : "";
+    for (int t = NIB_KV_I16; t < NIB_KV_N_TYPES; t++) {
+        if (*type ? strcmp(nib_kv_name((nib_kv_type)t), type) != 0
+                  : t == NIB_KV_BF16 && k->kv != NIB_KV_BF16)
+            continue; /* plain C is not worth the wait */
         for (int d = 64; d <= 128; d *= 2)
             if (strcmp(only, "decode") != 0) prefill(k, (nib_kv_type)t, d, 4, peak);
-    if (strcmp(only, "prefill") == 0) return 0;
-    for (int t = NIB_KV_I16; t < NIB_KV_N_TYPES; t++)
+        if (strcmp(only, "prefill") == 0) continue;
         for (int g = 1; g <= 8; g *= 2) {
             decode(k, (nib_kv_type)t, 64, g, 128u << 20);
             decode(k, (nib_kv_type)t, 64, g, 1u << 20);
         }
-    decode(k, NIB_KV_I16, 128, 4, 128u << 20);
-    decode(k, NIB_KV_F16, 128, 4, 128u << 20);
+        decode(k, (nib_kv_type)t, 128, 4, 128u << 20);
+    }
     return 0;
 }
