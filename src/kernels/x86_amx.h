@@ -7,8 +7,9 @@
 #define TILE_LOAD(tile, p, stride)                                                                 \
     __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile ::"r"(p), "r"((long)(stride)) : "memory")
 #define TILE_LOAD_ONCE(tile, p, stride) /* what the first cache need not keep */                   \
-    __asm__ volatile("tileloaddt1 (%0,%1,1), %%tmm" #tile ::"r"(p), "r"((long)(stride)) : "memor"  \
-                                                                                          "y")
+    __asm__ volatile("tileloaddt1 (%0,%1,1), %%tmm" #tile ::"r"(p), "r"((long)(stride))            \
+                     : "memor"                                                                     \
+                       "y")
 #define TILE_STORE_ROWS(tile, p, stride)                                                           \
     __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)" ::"r"(p), "r"((long)(stride))          \
                      : "memory")
