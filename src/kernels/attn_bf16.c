@@ -45,16 +45,12 @@ void nib_bf16_store(const float *k, int d, const float *v, int dv, int at, uint8
     bool good = true;
     for (int i = 0; i < d; i++) good &= (to_bf16(k[i]) & 0x7fff) < 0x7f80;
     for (int i = 0; i < dv; i++) good &= (to_bf16(v[i]) & 0x7fff) < 0x7f80;
-    uint8_t *to = k_page + 2 * (size_t)(at / 16 * nk * BF16_TILE) + 4 * (at % 16);
-    for (int i = 0; i < 32 * nk; i++) {
-        const uint16_t x = good ? i < d ? to_bf16(k[i]) : 0 : 0x7fc0;
-        memcpy(to + 64 * (i / 2) + 2 * (i % 2), &x, sizeof x);
-    }
-    to = v_page + 2 * (size_t)(at / 32 * nv * BF16_TILE) + 64 * bf16_row(p) + 2 * (p % 2);
-    for (int i = 0; i < dv; i++) {
-        const uint16_t x = good ? to_bf16(v[i]) : 0;
-        memcpy(to + 2 * (i / 16 * BF16_TILE) + 4 * (i % 16), &x, sizeof x);
-    }
+    bf16_tile *kt = (bf16_tile *)(void *)k_page + at / 16 * nk,
+              *vt = (bf16_tile *)(void *)v_page + at / 32 * nv;
+    for (int i = 0; i < 32 * nk; i++)
+        kt[i / 32][i % 32 / 2][at % 16 * 2 + i % 2] = good ? i < d ? to_bf16(k[i]) : 0 : 0x7fc0;
+    for (int i = 0; i < dv; i++)
+        vt[i / 16][bf16_row(p)][i % 16 * 2 + p % 2] = good ? to_bf16(v[i]) : 0;
 }
 
 /* ---- a product of tiles ---- */
@@ -62,12 +58,11 @@ void nib_bf16_store(const float *k, int d, const float *v, int dv, int at, uint8
 static float flush(float x) {
     return fabsf(x) < 0x1p-126f ? copysignf(0, x) : x;
 }
-/* One number of it: a: 32 in a row, b: a column of 16 pairs. */
-static float dot_32(float sum, const uint16_t *a, const uint8_t *b) {
+/* One number of it: a: 32 in a row, b: a column of 16 pairs, 32 numbers apart. */
+static float dot_32(float sum, const uint16_t *a, const uint16_t *b) {
     float half[2] = {0};
     for (int i = 0; i < 32; i++) {
-        const float x = flush(from_bf16(a[i])),
-                    y = flush(from_bf16(nib_load_u16(b + 64 * (i / 2) + 2 * (i % 2))));
+        const float x = flush(from_bf16(a[i])), y = flush(from_bf16(b[32 * (i / 2) + i % 2]));
         half[i % 2] = flush(fmaf(x, y, half[i % 2]));
     }
     return flush(sum + flush(half[0] + half[1]));
@@ -75,10 +70,10 @@ static float dot_32(float sum, const uint16_t *a, const uint8_t *b) {
 
 static float score(const nib_attn *a, const uint16_t *q, int p) {
     const int nk = bf16_k_tiles(a->d);
-    const uint8_t *k =
-        a->k[p / NIB_PAGE] + 2 * (size_t)(p % NIB_PAGE / 16 * nk * BF16_TILE) + 4 * (p % 16);
+    const bf16_tile *k =
+        (const bf16_tile *)(const void *)a->k[p / NIB_PAGE] + p % NIB_PAGE / 16 * nk;
     float sum = 0;
-    for (int i = 0; i < nk; i++) sum = dot_32(sum, q + 32 * i, k + 2 * i * BF16_TILE);
+    for (int i = 0; i < nk; i++) sum = dot_32(sum, q + 32 * i, k[i][0] + 2 * (p % 16));
     return sum;
 }
 
@@ -135,16 +130,12 @@ void nib_bf16_attn(const nib_attn *a) {
         for (int c = 0; c < a->dv; c++) {
             float out = sum != sum ? NAN : 0;
             for (int b = s.lo / 32 * 32; some && sum == sum && b < s.hi; b += 32) {
-                uint8_t column[16 * 64];
-                const uint8_t *v = a->v[b / NIB_PAGE] +
-                                   2 * (size_t)((b % NIB_PAGE / 32 * nv + c / 16) * BF16_TILE) +
-                                   4 * (c % 16);
-                for (int p = 0; p < 32; p++) { /* what nobody sees may hold anything */
-                    const size_t at = (size_t)(64 * bf16_row(p) + 2 * (p % 2));
-                    memset(column + at, 0, 2);
-                    if (b + p >= s.lo && b + p < s.hi) memcpy(column + at, v + at, 2);
-                }
-                out = dot_32(out, w + b, column);
+                const bf16_tile *v = (const bf16_tile *)(const void *)a->v[b / NIB_PAGE] +
+                                     b % NIB_PAGE / 32 * nv + c / 16;
+                bf16_tile seen = {{0}}; /* what is not may hold anything */
+                for (int p = NIB_MAX(s.lo - b, 0); p < NIB_MIN(s.hi - b, 32); p++)
+                    seen[bf16_row(p)][p % 2] = (*v)[bf16_row(p)][c % 16 * 2 + p % 2];
+                out = dot_32(out, w + b, seen[0]);
             }
             float *o = a->o + (int64_t)i * a->dv + c;
             if (a->more) out = fmaf(out, join.now[0], *o * join.before[0]);

@@ -14,7 +14,7 @@
  *   V  [NIB_PAGE/32][Dv/16]  16 pairs of positions, 16 columns; Dv padded with anything
  * Pairs of positions stand in the order in which two registers of 16 scores, packed to one of 32
  * weights, leave them: quarters take turns. */
-enum { BF16_TILE = 512 /* numbers in one */ };
+typedef uint16_t bf16_tile[16][32];
 static inline int bf16_k_tiles(int d) {
     return (d + 31) / 32;
 }

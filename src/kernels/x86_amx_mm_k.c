@@ -247,17 +247,17 @@ INLINE void pass(bool both, bool has_m, const job *o) {
             if (has_m && two) TILE_STORE(7, sum->min[1]);
             fetch(&next, 1, o->ldy);
             multiply(both, two, w, 1, q + step, sum);
-            if (x.to) add(both, has_m, two, &x, sum, 0, 5);
+            if (x.f) add(both, has_m, two, &x, sum, 0, 5);
             fetch(&next, 2, o->ldy);
             multiply(both, two, w, 2, q + 2 * step, sum);
-            if (x.to) add(both, has_m, two, &x, sum, 5, 6);
+            if (x.f) add(both, has_m, two, &x, sum, 5, 6);
             fetch(&next, 3, o->ldy);
             if (has_m) {
                 TILE_LOAD_ONCE(6, ks, 64);
                 multiply_min(&next.f[0]);
             }
             multiply(both, two, w, 3, q + 3 * step, sum);
-            if (x.to) add(both, has_m, two, &x, sum, 5 + 6, 16 - 5 - 6);
+            if (x.f) add(both, has_m, two, &x, sum, 5 + 6, 16 - 5 - 6);
             if (has_m) {
                 TILE_STORE(7, sum->min[0]);
                 if (two) multiply_min(&next.f[1]);
@@ -270,7 +270,7 @@ INLINE void pass(bool both, bool has_m, const job *o) {
     TILE_STORE(2, sum->low[1]);
     if (both) TILE_STORE(3, sum->high[1]);
     if (has_m) TILE_STORE(7, sum->min[1]);
-    add(both, has_m, two, &x, sum, 0, 16);
+    if (x.f) add(both, has_m, two, &x, sum, 0, 16);
 }
 static void pass_plain(const job *o) {
     pass(true, false, o);

@@ -23,8 +23,6 @@ enum {
     W_ROW = CHUNK + 32     /* numbers: weights */
 };
 
-typedef uint16_t tile[16][32];
-
 /* Up to NQ queries. */
 typedef struct rows {
     int n;
@@ -35,17 +33,17 @@ typedef struct rows {
 } rows;
 
 typedef struct room {
-    int k_tiles, v_tiles;      /* of 32 columns of keys, and of 16 of values */
-    int out_row;               /* floats: Dv in whole 64s */
-    uint16_t *q;               /* [NQ][32 * k_tiles] */
-    float *scores;             /* [2][NQ][X_ROW]: of even pages and of odd ones */
-    uint16_t *weights;         /* [NQ][W_ROW] */
-    float *out;                /* [NQ][out_row] */
-    const tile *v[CHUNK / 32]; /* [v_tiles] each */
+    int k_tiles, v_tiles;           /* of 32 columns of keys, and of 16 of values */
+    int out_row;                    /* floats: Dv in whole 64s */
+    uint16_t *q;                    /* [NQ][32 * k_tiles] */
+    float *scores;                  /* [2][NQ][X_ROW]: of even pages and of odd ones */
+    uint16_t *weights;              /* [NQ][W_ROW] */
+    float *out;                     /* [NQ][out_row] */
+    const bf16_tile *v[CHUNK / 32]; /* [v_tiles] each */
 } room;
 
 /* 32 positions of V from 'first' on, and zeros for what nobody has 'seen': it may hold anything. */
-static const tile *only_seen(const tile *v, int n, int first, span seen, tile *to) {
+static const bf16_tile *only_seen(const bf16_tile *v, int n, int first, span seen, bf16_tile *to) {
     _Alignas(64) uint16_t keep[16][2];
     for (int p = 0; p < 32; p++)
         keep[bf16_row(p)][p % 2] = first + p >= seen.lo && first + p < seen.hi ? 0xffff : 0;
@@ -65,9 +63,9 @@ static room room_of(const nib_attn *a, span seen) {
     r.out = r.scores + 2 * NQ * X_ROW;
     r.weights = (uint16_t *)(void *)(r.out + NQ * r.out_row);
     r.q = r.weights + NQ * W_ROW;
-    tile *edge = (tile *)(void *)(r.q + NQ * 32 * r.k_tiles); /* [2][v_tiles] */
+    bf16_tile *edge = (bf16_tile *)(void *)(r.q + NQ * 32 * r.k_tiles); /* [2][v_tiles] */
     for (int p = seen.lo & ~31; p < seen.hi; p += 32) {
-        const tile *v = (const tile *)(const void *)a->v[p / NIB_PAGE];
+        const bf16_tile *v = (const bf16_tile *)(const void *)a->v[p / NIB_PAGE];
         v += p % NIB_PAGE / 32 * r.v_tiles;
         const bool whole = p >= seen.lo && p + 32 <= seen.hi;
         if (!whole) v = only_seen(v, r.v_tiles, p, seen, edge + (p < seen.lo ? 0 : r.v_tiles));
@@ -91,13 +89,13 @@ static void configure(int n) {
  * on the right, right[step][at + i * next] for i < n. One block of rows takes up to four of those,
  * two take two. out: rows of out_row floats. */
 LANE void product(bool two, int n, int steps, const uint16_t *left, int row,
-                  const tile *const *right, int at, int next, float *out, int out_row) {
+                  const bf16_tile *const *right, int at, int next, float *out, int out_row) {
     TILE_ZERO(0);
     TILE_ZERO(1);
     TILE_ZERO(2);
     TILE_ZERO(3);
     for (int i = 0; i < steps; i++, left += 32) {
-        const tile *b = right[i] + at;
+        const bf16_tile *b = right[i] + at;
         TILE_LOAD(4, left, 2 * row);
         TILE_LOAD(6, b[0], 64);
         TILE_DOT_BF16(0, 4, 6);
@@ -130,7 +128,8 @@ LANE void product(bool two, int n, int steps, const uint16_t *left, int row,
 /* The scores of a page. */
 static void score(const nib_attn *a, const room *r, bool two, int page) {
     const int n = r->k_tiles;
-    const tile *k = (const tile *)(const void *)a->k[page], *right[NIB_KV_BF16_MAX_D / 32];
+    const bf16_tile *k = (const bf16_tile *)(const void *)a->k[page],
+                    *right[NIB_KV_BF16_MAX_D / 32];
     float *x = r->scores + page % 2 * NQ * X_ROW;
     for (int i = 0; i < n; i++) right[i] = k + i;
     if (!two) {
@@ -144,7 +143,7 @@ static void score(const nib_attn *a, const room *r, bool two, int page) {
 static void mix(const room *r, bool two, span seen) {
     const int first = seen.lo / 32, steps = (seen.hi + 31) / 32 - first;
     const uint16_t *w = r->weights + 32 * first;
-    const tile *const *v = r->v + first;
+    const bf16_tile *const *v = r->v + first;
     for (int c = 0, n; c < r->v_tiles; c += n) {
         float *out = r->out + 16 * c;
         n = NIB_MIN(two ? 2 : 4, r->v_tiles - c);
