@@ -41,7 +41,7 @@ extern const uint8_t bf16_mantissa[128];
 
 void nib_bf16_store(const float *k, int d, const float *v, int dv, int at, uint8_t *k_page,
                     uint8_t *v_page);
-/* In place: D bfloat16, zeros up to whole 32s where there is room (2 D bytes are). */
+/* In place: D bfloat16, in the first half. */
 void nib_bf16_query(float *q, int d);
 void nib_bf16_attn(const nib_attn *a);
 #endif

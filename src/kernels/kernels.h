@@ -4,7 +4,8 @@
  * A kernel set is one table of function pointers. scalar fills every slot; each later row of
  * isa.def that the machine supports overrides the slots it has (NIB_CPU=scalar|avx2|avx512 in the
  * environment stops earlier). Every override is held to the scalar one BIT FOR BIT: that is what
- * makes results independent of machine, thread count, batch shape and prompt chunking. Hence the
+ * makes results independent of thread count, batch shape and prompt chunking, and of the machine,
+ * too, where the cache type is the same (nib_kernels.kv is what the default depends on). Hence the
  * rules:
  *
  *  1. An output has one lane, and its sum over K runs in one fixed order, whatever the number of

@@ -11,7 +11,7 @@
 #include "ops/ops.h"
 
 enum {
-    MAX_Q = 384, /* query vectors a task stacks, which share what is unpacked of K and V */
+    MAX_Q = 384, /* query vectors a task stacks, which share what is read of K and V */
     TOKENS = 16  /* tokens a prepare task takes */
 };
 
