@@ -3,11 +3,11 @@
  *   bench_kernels [isa=NAME] [fast=1] [threads=N] [n=ROWS] [k=COLUMNS] [mb=MEGABYTES] [ms=N]
  * [t=1,2,512] [FORMAT ...]
  *
- * Weights of one line are several matrices of [n, k], together larger than mb, so that few-token
- * figures are figures of memory; with many tokens one matrix is enough. Each figure is the best of
- * several passes, in processor time. GB/s counts weight bytes. Beside it stands the share of what
- * this machine did a moment before: reading memory from four streams a thread, and for x86 vpdpbusd
- * or fused multiply-adds from registers. Machines whose cores are shared drift: compare neighbours.
+ * Weights of one line are several matrices of [n, k], together larger than mb, so that they come
+ * from memory, as a model's do, unless mb is small. Each figure is the best of several passes, in
+ * processor time. GB/s counts weight bytes. Beside it stands the share of what this machine did a
+ * moment before: reading memory from four streams a thread, and for x86 vpdpbusd or fused
+ * multiply-adds from registers. Machines whose cores are shared drift: compare neighbours.
  */
 #include <stdlib.h>
 #include <time.h>
@@ -185,9 +185,7 @@ int main(int argc, char **argv) {
             char *end;
             int64_t n_tok = strtoll(p, &end, 10);
             p = *end ? end + 1 : end;
-            run o = {.matmul = fast ? k->matmul_fast : k->matmul,
-                     .w = w,
-                     .n_mats = n_tok > 32 ? 1 : n_mats};
+            run o = {.matmul = fast ? k->matmul_fast : k->matmul, .w = w, .n_mats = n_mats};
             size_t act = nib_act_bytes(n_tok, cols), out = (size_t)(n_tok * n) * 4;
             size_t in = (size_t)(n_tok * cols) * 4;
             void *mem = take(act);

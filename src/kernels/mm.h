@@ -128,6 +128,52 @@ enum { MM_STREAMS = 4 };
 void nib_mm_walk(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y, int64_t ldy,
                  void *scratch, int most, void (*turn)(const mm_turn *o));
 
+/* ---- asking memory ----
+ * With many tokens a piece of weights is expanded, and all tokens pass over it. The processor looks
+ * ahead far less than that, so memory is asked for the next piece meanwhile, a few lines at a time:
+ * all at once they would be in the way of what else is read. Inline, for a kernel's caller must not
+ * run instructions of older sets: SSE beside full registers stops the processor for 100 ns. */
+typedef struct mm_ask {
+    const nib_mat *w;
+    int64_t p1, together; /* the last panel and one; panels that are expanded together */
+    int64_t k0, k1;       /* columns that are gone through before the next panels */
+    int64_t calls;        /* of mm_ask_some, from a piece to the next */
+    /* what is asked for: bytes, of each panel */
+    const uint8_t *codes, *scales;
+    size_t n_codes, n_scales, at, each;
+    int64_t n_panels;
+} mm_ask;
+/* From now on n columns from k on of the panels from p on, or, past the last column, those of the
+ * panels that come next. */
+static inline void mm_ask_for(mm_ask *o, int64_t p, int64_t k, int64_t n) {
+    const nib_mat *w = o->w;
+    const mm_format *f = nib_mm_format(w->dtype);
+    int64_t len = nib_dtype_get(w->dtype)->block_len;
+    if (k >= o->k1) {
+        k += o->k0 - o->k1;
+        p += o->together;
+    }
+    n = NIB_MIN(n, o->k1 - k) / len;
+    o->n_panels = w->packed && n > 0 ? NIB_MIN(o->together, o->p1 - p) : 0;
+    o->at = o->n_codes = o->n_scales = 0;
+    if (o->n_panels <= 0) return;
+    const uint8_t *panel = w->data + (size_t)p * w->stride;
+    o->codes = panel + (size_t)(k / 32) * f->code_bytes;
+    o->scales = panel + (size_t)(w->k / 32) * f->code_bytes + (size_t)(k / len) * f->scale_bytes;
+    o->n_codes = (size_t)(n * len / 32) * f->code_bytes;
+    o->n_scales = (size_t)n * f->scale_bytes;
+    o->each = NIB_ROUND_UP((o->n_codes + o->n_scales) / (size_t)o->calls + 1, (size_t)64);
+}
+static inline void mm_ask_some(mm_ask *o) {
+    size_t end = NIB_MIN(o->at + o->each, o->n_codes + o->n_scales);
+    for (; o->at < end; o->at += 64) {
+        const uint8_t *line =
+            o->at < o->n_codes ? o->codes + o->at : o->scales + (o->at - o->n_codes);
+        for (int64_t r = 0; r < o->n_panels; r++, line += o->w->stride)
+            __builtin_prefetch(line, 0, 2); /* into the second cache: the first is full */
+    }
+}
+
 /* The bytes of a block's scales made plain, [group or half group][16 rows]: for the K formats and
  * IQ4_XS. Q3_K and IQ4_XS with 32 taken off. p: the block's scales. */
 typedef struct mm_super {

@@ -63,6 +63,8 @@ typedef struct job {
     float *acc;   /* [T][WIDE][16] */
     float *y;     /* of the first panel */
     int64_t ldy;
+    int64_t p; /* the first panel */
+    mm_ask *ask;
 } job;
 
 /* Where a batch is read, and its floats. */
@@ -95,11 +97,13 @@ INLINE batch batch_of(const job *o, int n, int64_t g, int64_t t0, int pair) {
 }
 static void expand(const job *o, int n, int64_t g) {
     int there = (int)NIB_MIN(n, o->a->k / 32 - g);
+    mm_ask_for(o->ask, o->p, 32 * (g + there), 32 * BATCH);
     /* a panel without a partner is multiplied with itself: rare */
     for (int r = 0; r < (o->nr + 1) / 2 * 2; r++) {
         piece *w = o->piece + r;
         avx512_expanded to = {w->w, w->s[g / n % 2], w->m[g / n % 2]};
         nib_avx512_expand(o->w, o->panel[NIB_MIN(r, o->nr - 1)], g, there, false, &to);
+        mm_ask_some(o->ask);
         if (there == n) continue;
         memset(to.w[there], 0, sizeof *to.w);
         memset(to.s[there], 0, sizeof *to.s);
@@ -242,6 +246,7 @@ INLINE void pass(bool min, int n, const job *o, int64_t g, int64_t g1) {
         }
         b = batch_of(o, n, g, t0, pair);
         steps(min, n, &b, now, &old, before);
+        mm_ask_some(o->ask);
     }
     steps(min, n, NULL, NULL, &b, before);
 }
@@ -270,10 +275,14 @@ static void many(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, flo
              .acc = nib_mm_sums(w, scratch),
              .ldy = ldy};
     int64_t n_groups = w->k / 32, whole = n_groups / BATCH * BATCH, together = w->packed ? WIDE : 1;
+    mm_ask ask = {.w = w, .p1 = p1, .together = together, .k1 = w->k};
+    o.ask = &ask;
     configure();
     for (int64_t p = p0; p < p1; p += together) {
         o.nr = (int)NIB_MIN(together, p1 - p);
         o.y = y + p * NIB_PANEL;
+        o.p = p;
+        ask.calls = o.nr + (o.nr + 1) / 2 * ((a->n_tok + NT - 1) / NT);
         for (int r = 0; r < o.nr; r++) {
             o.panel[r] = nib_mm_panel(w, p + r, scratch);
             o.rows[r] = (__mmask16)((1u << nib_mm_rows(w, p + r)) - 1);
@@ -287,25 +296,21 @@ static void many(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, flo
 }
 
 /* Whether tiles are faster than AVX-512, which has no use for whole sixteens: formats with minima
- * gain so little that few tokens may be missing. */
-enum { LEAST = 24 };
-static bool suits(const nib_mat *w, int64_t n_tok) {
-    int64_t missing = NIB_ROUND_UP(n_tok, NT) - n_tok;
-    return n_tok >= LEAST && missing * (nib_mm_format(w->dtype)->form == MM_MIN ? 8 : 3) <= n_tok;
+ * gain so little that few tokens may be missing. Few tokens wait for memory either way: of the
+ * largest format, too. */
+static bool suits(nib_dtype t, int64_t n_tok) {
+    bool min = nib_mm_format(t)->form == MM_MIN;
+    int64_t least = min || t == NIB_Q8_0 ? 28 : 24, missing = NIB_ROUND_UP(n_tok, NT) - n_tok;
+    return n_tok >= least && missing * (min ? 8 : 2) <= n_tok;
 }
-
-/* The tokens from which on they are, for blocks of 256: Q4_K and Q5_K are fast without tiles too.
- */
-static int64_t least_k(nib_dtype t) {
-    return t == NIB_Q4_K || t == NIB_Q5_K ? 27 : 16;
-}
+enum { LEAST_K = 15 }; /* the tokens from which on they are, for blocks of 256 */
 
 static void matmul(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                    int64_t ldy, void *scratch) {
     nib_act_kind kind = nib_mat_act(w->dtype);
-    if (kind == NIB_ACT_Q8K && a->n_tok >= least_k(w->dtype))
+    if (kind == NIB_ACT_Q8K && a->n_tok >= LEAST_K)
         nib_amx_mm_k(w, a, p0, p1, y, ldy, scratch);
-    else if (kind == NIB_ACT_Q8 && suits(w, a->n_tok))
+    else if (kind == NIB_ACT_Q8 && suits(w->dtype, a->n_tok))
         many(w, a, p0, p1, y, ldy, scratch);
     else
         nib_avx512_matmul(w, a, p0, p1, y, ldy, scratch);

@@ -36,10 +36,7 @@ typedef struct job {
     float *acc;             /* [BLOCK][WIDE][16] */
     float *y;               /* of the first panel */
     int64_t ldy;
-    /* What the next panels' piece will be made of is asked for, 'ask' bytes of each panel a unit:
-     * from memory, rounding would wait for it. */
-    const uint8_t *next;
-    size_t stride, asked, next_bytes, ask;
+    mm_ask ask;
 } job;
 
 /* 64 columns. */
@@ -93,12 +90,6 @@ INLINE void add(const way *x, const sums *sum, int i, int n) {
     }
 }
 
-INLINE void ask_ahead(job *o) {
-    for (size_t end = NIB_MIN(o->asked + o->ask, o->next_bytes); o->asked < end; o->asked += 64)
-        for (int r = 0; r < WIDE; r++)
-            _mm_prefetch((const char *)o->next + (size_t)r * o->stride + o->asked, _MM_HINT_T1);
-}
-
 /* The block's tokens times groups [g0, g1) of the piece, which have n_tiles tiles each. */
 INLINE void pass(int n_tiles, job *o, int64_t g0, int64_t g1) {
     sums sum[2];
@@ -127,7 +118,7 @@ INLINE void pass(int n_tiles, job *o, int64_t g0, int64_t g1) {
         TILE_STORE(1, sum[odd].v[1]);
         TILE_STORE(2, sum[odd].v[2]);
         TILE_STORE(3, sum[odd].v[3]);
-        ask_ahead(o);
+        mm_ask_some(&o->ask);
         x = way_of(o, g, t, pair);
         if (++pair < o->n_pairs) continue;
         pair = 0;
@@ -192,20 +183,20 @@ static void configure(void) {
 
 void nib_amx_matmul_fast(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                          int64_t ldy, void *scratch) {
-    const mm_format *f = nib_mm_format(w->dtype);
     avx512_fast *pieces = nib_mm_work(w, scratch);
     int64_t n_groups = nib_fast_groups(w->k), together = w->packed ? WIDE : 1;
     int64_t most = NIB_MIN(NIB_MAX(PIECE_BYTES / (a->n_tok * 256), 2), MOST_GROUPS);
     int64_t n_pieces = (n_groups + most - 1) / most;
-    job o = {.a = a, .w = pieces, .acc = nib_mm_sums(w, scratch), .ldy = ldy, .stride = w->stride};
+    job o = {.a = a, .w = pieces, .acc = nib_mm_sums(w, scratch), .ldy = ldy};
+    o.ask = (mm_ask){.w = w, .p1 = p1, .together = together};
     configure();
     for (int64_t i = 0; i < n_pieces; i++) {
         o.g0 = n_groups * i / n_pieces;
         o.g1 = n_groups * (i + 1) / n_pieces;
-        size_t at = (size_t)nib_fast_group(w->k, o.g0) * 2 * f->code_bytes;
-        size_t size = (size_t)nib_fast_group(w->k, o.g1) * 2 * f->code_bytes - at;
+        o.ask.k0 = 64 * nib_fast_group(w->k, o.g0);
+        o.ask.k1 = 64 * nib_fast_group(w->k, o.g1);
         for (int64_t p = p0; p < p1; p += together) {
-            int64_t nr = NIB_MIN(together, p1 - p), n_units;
+            int64_t nr = NIB_MIN(together, p1 - p);
             o.n_pairs = nr > 2 ? 2 : 1;
             /* a panel without a partner is multiplied with itself: rare */
             for (int r = 0; r < 2 * o.n_pairs; r++) {
@@ -214,11 +205,8 @@ void nib_amx_matmul_fast(const nib_mat *w, const nib_act *a, int64_t p0, int64_t
                 for (int64_t g = o.g0; g < o.g1; g++)
                     nib_avx512_fast_expand(w, panel, g, false, &pieces[WIDE * (g - o.g0) + r]);
             }
-            n_units = (o.g1 - o.g0) * o.n_pairs * ((a->n_tok + NT - 1) / NT);
-            o.next = w->data + (size_t)(p + WIDE) * w->stride + at;
-            o.next_bytes = w->packed && p + 2 * WIDE <= p1 ? size : 0;
-            o.ask = NIB_ROUND_UP(size / (size_t)n_units + 1, (size_t)64);
-            o.asked = 0;
+            o.ask.calls = (o.g1 - o.g0) * o.n_pairs * ((a->n_tok + NT - 1) / NT);
+            mm_ask_for(&o.ask, p, o.ask.k1, o.ask.k1 - o.ask.k0);
             o.y = y + p * NIB_PANEL;
             multiply_piece(&o);
         }

@@ -46,19 +46,15 @@ typedef struct space {
 } space;
 _Static_assert(sizeof(space) <= MM_SCRATCH, "the scratch holds it");
 
-/* p: codes, s: scales of the block; then, then_s: from these to those of the block that comes next,
- * which memory is asked for */
-INLINE void expand(nib_dtype t, const uint8_t *p, const uint8_t *s, ptrdiff_t then,
-                   ptrdiff_t then_s, block *o, factors *f) {
+/* p: codes, s: scales of the block; of what is asked for a part goes out with each group. */
+INLINE void expand(nib_dtype t, const uint8_t *p, const uint8_t *s, block *o, factors *f,
+                   mm_ask *ask) {
     super plain;
-    for (size_t i = 0; i < scale_bytes_of(t); i += 64)
-        _mm_prefetch((const char *)s + then_s + i, _MM_HINT_T0);
     super_scales(t, s, &plain);
     for (int g = 0; g < 8; g++, p += code_bytes_of(t)) {
         __m512i w[8];
-        for (size_t i = 0; i < code_bytes_of(t); i += 64)
-            _mm_prefetch((const char *)p + then + i, _MM_HINT_T0);
         codes(t, p, w);
+        mm_ask_some(ask);
         UNROLL
         for (int i = 0; i < 8; i++) {
             __m512i high, low = fold(t, w[i], plain.sc[has_16(t) ? 2 * g + i / 4 : g], &high);
@@ -78,13 +74,13 @@ INLINE void expand(nib_dtype t, const uint8_t *p, const uint8_t *s, ptrdiff_t th
 
 #define NIB_P16(...)
 #define NIB_P16K(T, ...)                                                                           \
-    static void expand_##T(const uint8_t *p, const uint8_t *s, ptrdiff_t then, ptrdiff_t then_s,   \
-                           block *o, factors *f) {                                                 \
-        expand(NIB_##T, p, s, then, then_s, o, f);                                                 \
+    static void expand_##T(const uint8_t *p, const uint8_t *s, block *o, factors *f,               \
+                           mm_ask *ask) {                                                          \
+        expand(NIB_##T, p, s, o, f, ask);                                                          \
     }
 #include "kernels/p16.def"
-static void (*const expanders[])(const uint8_t *p, const uint8_t *s, ptrdiff_t then,
-                                 ptrdiff_t then_s, block *o, factors *f) = {
+static void (*const expanders[])(const uint8_t *p, const uint8_t *s, block *o, factors *f,
+                                 mm_ask *ask) = {
 #define NIB_P16(...)
 #define NIB_P16K(T, ...) [NIB_##T] = expand_##T,
 #include "kernels/p16.def"
@@ -103,22 +99,20 @@ typedef struct job {
     float *y;          /* of the first panel */
     int64_t ldy;
     bool past; /* whole lines of y go past the caches */
+    int64_t p; /* the first panel */
+    mm_ask *ask;
 } job;
 
-/* Block b of the panels. */
+/* Block b of the panels. What memory is asked for is the one after the next: at the next one's turn
+ * it is there. */
 static void expand_block(const job *o, int64_t b) {
     const mm_format *f = nib_mm_format(o->m->dtype);
-    ptrdiff_t bytes = (ptrdiff_t)f->code_bytes * 8, bytes_s = (ptrdiff_t)f->scale_bytes;
-    ptrdiff_t then = bytes, then_s = bytes_s;
-    if (b + 1 == o->b1) { /* the piece's first of the next panels */
-        ptrdiff_t far = o->m->packed ? o->nr * (ptrdiff_t)o->m->stride : 0;
-        then = far - (b - o->b0) * bytes;
-        then_s = far - (b - o->b0) * bytes_s;
+    mm_ask_for(o->ask, o->p, 256 * (b + 2), 256);
+    for (int r = 0; r < o->nr; r++) {
+        const uint8_t *p = o->panel[r], *s = p + (size_t)(o->m->k / 32) * f->code_bytes;
+        expanders[o->m->dtype](p + (size_t)b * 8 * f->code_bytes, s + (size_t)b * f->scale_bytes,
+                               &o->o->w[r], &o->o->f[b % 2][r], o->ask);
     }
-    for (int r = 0; r < o->nr; r++)
-        expanders[o->m->dtype](o->panel[r] + b * bytes,
-                               o->panel[r] + o->m->k / 256 * bytes + b * bytes_s, then, then_s,
-                               &o->o->w[r], &o->o->f[b % 2][r]);
 }
 
 /* A unit, for later: where its floats come from and go to; those of the second panel stand behind
@@ -243,15 +237,19 @@ INLINE void pass(bool both, bool has_m, const job *o) {
         for (int64_t t0 = 0; t0 < a->n_tok; t0 += NT, q += NT * 64, ks += NT * 16) {
             unit next = unit_of(o, b, t0);
             fetch(&next, 0, o->ldy);
+            mm_ask_some(o->ask);
             multiply(both, two, w, 0, q, sum);
             if (has_m && two) TILE_STORE(7, sum->min[1]);
             fetch(&next, 1, o->ldy);
+            mm_ask_some(o->ask);
             multiply(both, two, w, 1, q + step, sum);
             if (x.f) add(both, has_m, two, &x, sum, 0, 5);
             fetch(&next, 2, o->ldy);
+            mm_ask_some(o->ask);
             multiply(both, two, w, 2, q + 2 * step, sum);
             if (x.f) add(both, has_m, two, &x, sum, 5, 6);
             fetch(&next, 3, o->ldy);
+            mm_ask_some(o->ask);
             if (has_m) {
                 TILE_LOAD_ONCE(6, ks, 64);
                 multiply_min(&next.f[0]);
@@ -316,13 +314,19 @@ void nib_amx_mm_k(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, fl
     int64_t n_pieces = w->packed ? (n_blocks + most - 1) / most : 1;
     o.past = a->n_tok * ldy * (int64_t)sizeof *y >= LARGE &&
              (((uintptr_t)y | (uintptr_t)ldy * sizeof *y) & 63) == 0;
+    mm_ask ask = {
+        .w = w, .p1 = p1, .together = together, .calls = 16 + 4 * ((a->n_tok + NT - 1) / NT)};
+    o.ask = &ask;
     configure();
     for (int64_t i = 0; i < n_pieces; i++) {
         o.b0 = n_blocks * i / n_pieces;
         o.b1 = n_blocks * (i + 1) / n_pieces;
+        ask.k0 = 256 * o.b0;
+        ask.k1 = 256 * o.b1;
         for (int64_t p = p0; p < p1; p += together) {
             o.nr = (int)NIB_MIN(together, p1 - p);
             o.y = y + p * NIB_PANEL;
+            o.p = p;
             o.direct = a->n_tok / NT * NT;
             for (int r = 0; r < o.nr; r++) {
                 o.panel[r] = nib_mm_panel(w, p + r, scratch);

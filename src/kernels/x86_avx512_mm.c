@@ -17,6 +17,7 @@ void nib_avx512_walk(const avx512_way *way, const nib_mat *w, const nib_act *a, 
     float *sums = nib_mm_sums(w, scratch);
     int64_t n_tiles = (a->n_tok + way->most - 1) / way->most;
     int together = w->packed ? 2 : 1;
+    mm_ask ask = {.w = w, .p1 = p1, .together = together, .k1 = w->k, .calls = n_tiles};
     for (int64_t p = p0; p < p1; p += together) {
         int nr = (int)NIB_MIN(together, p1 - p);
         avx512_job o = {.w = pieces, .a = a, .sums = sums, .to = sums, .ld = 2 * NIB_PANEL};
@@ -31,9 +32,11 @@ void nib_avx512_walk(const avx512_way *way, const nib_mat *w, const nib_act *a, 
             /* a lone panel is multiplied twice: rare, and not worth code of its own */
             for (int r = 0; r < 2; r++)
                 way->expand(w, panel[r % nr], o.piece, pieces + (size_t)r * way->bytes);
+            mm_ask_for(&ask, p, NIB_MIN((o.piece + 1) * way->columns, w->k), way->columns);
             /* tiles of nearly equal numbers of tokens waste least */
             for (int64_t i = 0, t0 = 0, t1; i < n_tiles; i++, t0 = t1) {
                 t1 = a->n_tok * (i + 1) / n_tiles;
+                mm_ask_some(&ask);
                 way->tiles[t1 - t0 - 1](&o, t0);
             }
         }

@@ -69,8 +69,8 @@ typedef struct avx512_job { /* what all tiles of a piece share */
 } avx512_job;
 typedef void (*avx512_tile)(const avx512_job *o, int64_t t0);
 typedef struct avx512_way {
-    int64_t n_pieces;
-    size_t bytes; /* of an expanded piece */
+    int64_t n_pieces, columns; /* a row's; and of one, at most */
+    size_t bytes;              /* of an expanded piece */
     void (*expand)(const nib_mat *w, const uint8_t *panel, int64_t piece, void *out);
     const avx512_tile *tiles; /* by number of tokens less 1, up to most */
     int most;

@@ -160,6 +160,7 @@ static void expand_group(const nib_mat *w, const uint8_t *panel, int64_t g, void
 void nib_avx512_matmul_fast(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                             int64_t ldy, void *scratch) {
     avx512_way way = {.n_pieces = nib_fast_groups(w->k),
+                      .columns = 256,
                       .bytes = sizeof(avx512_fast),
                       .expand = expand_group,
                       .tiles = tiles,

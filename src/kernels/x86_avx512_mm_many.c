@@ -87,6 +87,7 @@ static void expand(const nib_mat *w, const uint8_t *panel, int64_t piece, void *
 void nib_avx512_mm_many(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                         int64_t ldy, void *scratch) {
     avx512_way way = {.n_pieces = (w->k / 32 + AVX512_PIECE - 1) / AVX512_PIECE,
+                      .columns = 32 * AVX512_PIECE,
                       .bytes = sizeof(avx512_piece),
                       .expand = expand,
                       .tiles = tiles[nib_mm_format(w->dtype)->form],

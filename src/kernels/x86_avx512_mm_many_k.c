@@ -201,6 +201,7 @@ static void expand_block(const nib_mat *w, const uint8_t *panel, int64_t b, void
 void nib_avx512_mm_many_k(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, float *y,
                           int64_t ldy, void *scratch) {
     avx512_way way = {.n_pieces = w->k / 256,
+                      .columns = 256,
                       .bytes = sizeof(block),
                       .expand = expand_block,
                       .tiles = tiles[w->dtype],
