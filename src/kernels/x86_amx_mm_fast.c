@@ -41,12 +41,12 @@ typedef struct job {
 
 /* 64 columns. */
 INLINE void multiply(const avx512_fast *w, int i, const int8_t *q) {
-    TILE_LOAD(4, q, 64);
+    TILE_LOAD_ONCE(4, q, 64);
     TILE_LOAD(6, w[0].w[16 * i], 64);
     TILE_DOT(0, 4, 6);
     TILE_LOAD(7, w[1].w[16 * i], 64);
     TILE_DOT(1, 4, 7);
-    TILE_LOAD(5, q + 16 * 64, 64);
+    TILE_LOAD_ONCE(5, q + 16 * 64, 64);
     TILE_DOT(2, 5, 6);
     TILE_DOT(3, 5, 7);
 }

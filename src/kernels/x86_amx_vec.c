@@ -3,12 +3,10 @@
  * Keys and values are tiles where they lie. Up to 32 queries at a time, two blocks of 16, go over a
  * chunk: the scores of one page are multiplied while those of the page before become weights, two
  * registers of scores to one of weights, for 2^x is a rounding to a whole number and a look into a
- * table. So the unit of the tiles never rests for long (after some 300 ns it goes to sleep, and
- * takes as long to wake up), and scores stay in the first cache. Then weights are multiplied with
- * values.
+ * table. So scores stay in the first cache. Then weights are multiplied with values.
  *
- * Two blocks share the tiles on their right, which come from the second cache; more would push out
- * their own scores and weights. */
+ * Two blocks share the tiles on their right, which come from the second cache, past the first; more
+ * blocks would push out their own scores and weights. */
 #include "kernels/lanes_avx512.h"
 #include "kernels/vecmath.h"
 #include "kernels/attn_parts.h"
@@ -74,7 +72,15 @@ static room room_of(const nib_attn *a, span seen) {
     return r;
 }
 
-/* ---- products ---- */
+/* ---- products ----
+ * Tiles 0-3: sums; 4, 5: on the left; 6, 7: on the right. */
+
+/* The unit of the tiles goes to sleep when nothing was multiplied for some 300 ns, and takes as
+ * long to wake up. So where vectors work for longer than half of that it gets a product that nobody
+ * needs; the sums are zeroed before they count. */
+LANE void stay_awake(void) {
+    TILE_DOT_BF16(0, 4, 6);
+}
 
 /* Left operands and sums have so many rows. */
 static void configure(int n) {
@@ -85,9 +91,9 @@ static void configure(int n) {
     }
     __asm__ volatile("ldtilecfg %0" ::"m"(c));
 }
-/* Tiles 0-3: sums; 4, 5: on the left, rows of 'row' numbers, a tile further with every step; 6, 7:
- * on the right, right[step][at + i * next] for i < n. One block of rows takes up to four of those,
- * two take two. out: rows of out_row floats. */
+/* On the left rows of 'row' numbers, a tile further with every step; on the right
+ * right[step][at + i * next], i < n. One block of rows takes up to four of those, two take two.
+ * out: rows of out_row floats. */
 LANE void product(bool two, int n, int steps, const uint16_t *left, int row,
                   const bf16_tile *const *right, int at, int next, float *out, int out_row) {
     TILE_ZERO(0);
@@ -97,10 +103,10 @@ LANE void product(bool two, int n, int steps, const uint16_t *left, int row,
     for (int i = 0; i < steps; i++, left += 32) {
         const bf16_tile *b = right[i] + at;
         TILE_LOAD(4, left, 2 * row);
-        TILE_LOAD(6, b[0], 64);
+        TILE_LOAD_ONCE(6, b[0], 64);
         TILE_DOT_BF16(0, 4, 6);
         if (n > 1) {
-            TILE_LOAD(7, b[next], 64);
+            TILE_LOAD_ONCE(7, b[next], 64);
             TILE_DOT_BF16(1, 4, 7);
         }
         if (two) {
@@ -110,11 +116,11 @@ LANE void product(bool two, int n, int steps, const uint16_t *left, int row,
             continue;
         }
         if (n > 2) {
-            TILE_LOAD(6, b[2 * next], 64);
+            TILE_LOAD_ONCE(6, b[2 * next], 64);
             TILE_DOT_BF16(2, 4, 6);
         }
         if (n > 3) {
-            TILE_LOAD(7, b[3 * next], 64);
+            TILE_LOAD_ONCE(7, b[3 * next], 64);
             TILE_DOT_BF16(3, 4, 7);
         }
     }
@@ -215,9 +221,11 @@ static void soften(const nib_attn *a, const room *r, rows *o, int page) {
                 count_from(o, i, x[i * X_ROW + at]);
         }
     int i = 0;
-    for (; i + 4 <= o->n; i += 4)
+    for (; i + 4 <= o->n; i += 4) {
+        if (i == NQ / 2) stay_awake();
         UNROLL for (int j = i; j < i + 4; j++)
             soften_row(x + j * X_ROW, o->from[j], w + j * W_ROW, o->sum[j]);
+    }
     for (; i < o->n; i++) soften_row(x + i * X_ROW, o->from[i], w + i * W_ROW, o->sum[i]);
 }
 
@@ -255,6 +263,7 @@ static void bring(const nib_attn *a, const room *r, int q0, int n, rows *o) {
     o->some = (span){CHUNK, 0}, o->every = (span){0, CHUNK};
     for (int i = 0; i < n; i++) {
         const span s = query_span(a, q0 + i);
+        if (i % (NQ / 2) == NQ / 4) stay_awake();
         o->s[i] = s;
         o->some = join(o->some, s);
         o->every = (span){NIB_MAX(o->every.lo, s.lo), NIB_MIN(o->every.hi, s.hi)};
@@ -314,6 +323,7 @@ static void attend(const nib_attn *a, const room *r, int q0, int n) {
     for (int i = 0; i < n; i += 16) {
         const int m = NIB_MIN(16, n - i);
         blend w;
+        stay_awake();
         join_chunk(a, q0 + i, m, o.max + i, sum + i, &w);
         join_rows(a, r, q0 + i, m, r->out + i * r->out_row, sum + i, &w);
     }
