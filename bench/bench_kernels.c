@@ -151,7 +151,9 @@ int main(int argc, char **argv) {
     printf("%s, set %s%s, %d threads, N %lld, K %lld\n", si.cpu_name, k->name,
            fast ? " (fast)" : "", threads, (long long)n, (long long)cols);
 
-    size_t pool_bytes = bytes + ((size_t)1 << 20);
+    /* one matrix at least, of floats at most */
+    size_t largest = (size_t)NIB_ROUND_UP(n, 16) * (size_t)cols * sizeof(float);
+    size_t pool_bytes = NIB_MAX(bytes, largest) + ((size_t)1 << 20);
     uint8_t *memory = take(pool_bytes);
     nib_rng rng = {.seed = 1};
     for (size_t i = 0; i + 8 <= pool_bytes; i += 8) { /* numbers of ordinary size in every format */
