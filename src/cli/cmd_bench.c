@@ -15,7 +15,7 @@ const nib_option nib_opts_bench[] = {
     NIB_OPT_TEXT("batch", 0, "LIST", &batch, "sequences generating together (1)"),
     NIB_OPT_TEXT("threads", 't', "LIST", &threads, "threads, 0 for physical cores (0)"),
     NIB_OPT_TEXT("kv", 0, "LIST", &kv,
-                 "formats of the key/value cache: i16, f16, f32, q8_0 (auto)"),
+                 "formats of the key/value cache: i16, bf16, f16, f32, q8_0 (auto)"),
     NIB_OPT_INT("reps", 'r', "N", &reps, 1, 1000, "timed runs after one warm-up (5)"),
     NIB_OPT_SWITCH("fast-prompt", 0, &fast,
                    "with weights rounded once more in prompts; tests are then named \"... fast\""),
