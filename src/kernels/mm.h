@@ -132,7 +132,7 @@ void nib_mm_walk(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, flo
  * With many tokens a piece of weights is expanded, and all tokens pass over it. The processor looks
  * ahead far less than that, so memory is asked for the next piece meanwhile, a few lines at a time:
  * all at once they would be in the way of what else is read. Inline, for a kernel's caller must not
- * run instructions of older sets: SSE beside full registers stops the processor for 100 ns. */
+ * run instructions of older sets: SSE beside full registers stops the processor for 140 ns. */
 typedef struct mm_ask {
     const nib_mat *w;
     int64_t p1, together; /* the last panel and one; panels that are expanded together */
