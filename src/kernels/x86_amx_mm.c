@@ -296,8 +296,8 @@ static void many(const nib_mat *w, const nib_act *a, int64_t p0, int64_t p1, flo
 }
 
 /* Whether tiles are faster than AVX-512, which has no use for whole sixteens: formats with minima
- * gain so little that few tokens may be missing. Few tokens wait for memory either way: of the
- * largest format, too. */
+ * gain so little that few tokens may be missing, and start later, as does Q8_0, whose weights take
+ * longest to come from memory. */
 static bool suits(nib_dtype t, int64_t n_tok) {
     bool min = nib_mm_format(t)->form == MM_MIN;
     int64_t least = min || t == NIB_Q8_0 ? 28 : 24, missing = NIB_ROUND_UP(n_tok, NT) - n_tok;
