@@ -190,6 +190,23 @@ static void prefill(const nib_kernels *k, nib_kv_type type, int d, int g, double
     room_free(&r);
 }
 
+/* 384 queries, as many as attention takes at once, all of which see 'bytes' of cache. */
+static void deep(const nib_kernels *k, nib_kv_type type, int d, size_t bytes) {
+    room r;
+    const int n_q = 384, n_chunks = (int)(bytes / 2 / nib_kv_head_bytes(type, d)) / NIB_ATTN_PAGES;
+    room_make(&r, k, type, d, n_chunks * NIB_ATTN_PAGES);
+    for (int i = 0; i < n_q; i++) r.hi[i] = (int64_t)n_chunks * NIB_ATTN_CHUNK;
+    double best = 1e9;
+    for (int rep = 0; rep < 5; rep++) {
+        double t = seconds();
+        for (int c = 0; c < n_chunks; c++) run_chunk(&r, k, type, d, n_q, c);
+        best = fmin(best, seconds() - t);
+    }
+    printf("deep    %-4s D %3d     : %5.1f GFLOP/s (%zu MiB of cache)\n", nib_kv_name(type), d,
+           4e-9 * n_q * d * n_chunks * NIB_ATTN_CHUNK / best, bytes >> 20);
+    room_free(&r);
+}
+
 static void decode(const nib_kernels *k, nib_kv_type type, int d, int g, size_t bytes) {
     room r;
     int n_pages = (int)(bytes / 2 / nib_kv_head_bytes(type, d)) / NIB_ATTN_PAGES * NIB_ATTN_PAGES;
@@ -222,7 +239,11 @@ int main(int argc, char **argv) {
                   : t == NIB_KV_BF16 && k->kv != NIB_KV_BF16)
             continue; /* plain C is not worth the wait */
         for (int d = 64; d <= 128; d *= 2)
-            if (strcmp(only, "decode") != 0) prefill(k, (nib_kv_type)t, d, 4, peak);
+            if (strcmp(only, "decode") != 0) {
+                prefill(k, (nib_kv_type)t, d, 4, peak);
+                deep(k, (nib_kv_type)t, d, 1u << 20);
+                deep(k, (nib_kv_type)t, d, 64u << 20);
+            }
         if (strcmp(only, "prefill") == 0) continue;
         for (int g = 1; g <= 8; g *= 2) {
             decode(k, (nib_kv_type)t, 64, g, 128u << 20);
