@@ -7,15 +7,11 @@
 #include "kernels/attn_bf16.h"
 
 /* clang-format off */
-const uint8_t bf16_mantissa[128] = {
-      0,   1,   1,   2,   3,   4,   4,   5,   6,   6,   7,   8,   9,   9,  10,  11,
-     12,  12,  13,  14,  15,  15,  16,  17,  18,  19,  19,  20,  21,  22,  23,  23,
-     24,  25,  26,  27,  28,  28,  29,  30,  31,  32,  33,  34,  34,  35,  36,  37,
-     38,  39,  40,  41,  42,  43,  43,  44,  45,  46,  47,  48,  49,  50,  51,  52,
-     53,  54,  55,  56,  57,  58,  59,  60,  61,  62,  63,  64,  65,  66,  67,  68,
-     69,  70,  72,  73,  74,  75,  76,  77,  78,  79,  80,  82,  83,  84,  85,  86,
-     87,  88,  90,  91,  92,  93,  94,  96,  97,  98,  99, 100, 102, 103, 104, 105,
-    107, 108, 109, 111, 112, 113, 115, 116, 117, 118, 120, 121, 123, 124, 125, 127,
+const uint8_t bf16_less[64] = {
+     0,  1,  1,  2,  2,  3,  4,  4,  5,  5,  5,  6,  6,  7,  7,  8,
+     8,  8,  9,  9,  9,  9, 10, 10, 10, 10, 10, 11, 11, 11, 11, 11,
+    11, 11, 11, 11, 11, 11, 11, 11, 11, 10, 10, 10, 10, 10,  9,  9,
+     9,  8,  8,  8,  7,  7,  6,  6,  5,  5,  4,  3,  3,  2,  1,  1,
 };
 /* clang-format on */
 
@@ -80,21 +76,19 @@ static float score(const nib_attn *a, const uint16_t *q, int p) {
 /* Scores become weights, as the rows and pairs of V stand; returns their sum. */
 static float soften(const float *x, float max, uint16_t w[CHUNK]) {
     const float from = fmaf(-max, BF16_LOG2E, BF16_ONE);
-    float sum[16] = {0};
+    uint16_t ones[16 * 32];
+    float sum = 0;
+    for (int i = 0; i < 16 * 32; i++) ones[i] = 0x3f80;
     for (int b = 0; b < CHUNK; b += 32) {
         for (int p = 0; p < 32; p++) {
             const float y = fmaf(x[b + p], BF16_LOG2E, from);
             const float n = !(y < BF16_MOST) ? BF16_MOST : y > 0 ? rintf(y) : 0;
             const unsigned bits = (unsigned)n;
-            w[b + 2 * bf16_row(p) + p % 2] =
-                (uint16_t)((bits & 0xff80) | bf16_mantissa[bits % 128]);
+            w[b + 2 * bf16_row(p) + p % 2] = (uint16_t)(bits - bf16_less[bits % 128 / 2]);
         }
-        for (int i = 0; i < 16; i++) {
-            sum[i] = flush(sum[i] + flush(from_bf16(w[b + 2 * i + 1])));
-            sum[i] = flush(sum[i] + flush(from_bf16(w[b + 2 * i])));
-        }
+        sum = dot_32(sum, w + b, ones);
     }
-    return v_sum(v_load(sum));
+    return sum;
 }
 
 void nib_bf16_attn(const nib_attn *a) {

@@ -27,13 +27,13 @@ static inline int bf16_row(int p) {
 }
 
 /* A weight is 2^t by the first 7 bits of t behind the point: as a whole number n = 128 t + 127 *
- * 128, rounded to nearest even and held to 0..BF16_MOST, it is a bfloat16 whose exponent is right,
- * and bf16_mantissa[n % 128] = 128 (2^(n % 128 / 128) - 1), rounded, is its mantissa. It counts
- * from the score of the first position that is seen: any will do, for bfloat16 spans more than
- * 2^100 both ways. Where the sum of weights is not below BF16_FAR, all count from the largest score
- * instead, and NaN is what there is when that is none. Sums have 16 lanes, one a pair of positions,
- * whose second number is added first. */
-extern const uint8_t bf16_mantissa[128];
+ * 128, rounded to nearest even and held to 0..BF16_MOST, it is a bfloat16 whose exponent is right
+ * and whose mantissa, m = n % 128, is too large by m - 128 (2^(m / 128) - 1): so bf16_less[m / 2]
+ * is taken from n, that difference in the middle of two m, rounded. It counts from the score of the
+ * first position that is seen: any will do, for bfloat16 spans more than 2^100 both ways. Where the
+ * sum of weights is not below BF16_FAR, all count from the largest score instead, and NaN is what
+ * there is when that is none. The sum is that of products of tiles, with ones. */
+extern const uint8_t bf16_less[64];
 #define BF16_LOG2E 0x1.715476p+7f /* 128 log2(e) */
 #define BF16_ONE   16256.0f       /* n of 2^0 */
 #define BF16_MOST  32767.0f       /* NaN as a bfloat16 */
