@@ -194,6 +194,7 @@ typedef struct queue {
     int n_runs;
     int64_t step; /* tokens of a block, at most */
     int each;
+    bool together; /* what comes of i, of all blocks, is taken together: it reads the same */
     int64_t whole; /* from this task on each is cut into as many pieces as there are threads */
     int run;       /* where the search stands, and the tasks of all runs before it */
     int64_t before;
@@ -230,11 +231,13 @@ static bool take(const nib_worker *w, queue *s, task *out) {
         }
         if (s->run == s->n_runs) return false;
         const nib_run *run = &s->runs[s->run];
-        int64_t t = (n_blocks - 1 - (i - s->before) / s->each) * s->step;
+        i -= s->before;
+        int64_t block = s->together ? i % n_blocks : i / s->each;
+        int64_t t = (n_blocks - 1 - block) * s->step;
         int64_t n = NIB_MIN(s->step, run->n - t), from = n * piece / pieces,
                 to = n * (piece + 1) / pieces;
         if (from == to) continue; /* fewer tokens than threads */
-        *out = (task){run, t + from, to - from, (int)((i - s->before) % s->each)};
+        *out = (task){run, t + from, to - from, (int)(s->together ? i / n_blocks : i % s->each)};
         return true;
     }
 }
@@ -341,7 +344,8 @@ void nib_op_attention(nib_worker *w, const nib_attention *a, const nib_run *runs
                    .runs = wanted,
                    .n_runs = n_wanted,
                    .step = MAX_Q / heads,
-                   .each = a->n_kv * parts};
+                   .each = a->n_kv * parts,
+                   .together = true};
     cut_last(w, &todo);
     while (take(w, &todo, &t)) {
         int kv = t.i / parts, h0 = kv * group + t.i % parts * heads;
