@@ -229,7 +229,7 @@ static bool take(const nib_worker *w, queue *s, task *out) {
             if (i - s->before < n_blocks * s->each) break;
             s->before += n_blocks * s->each;
         }
-        if (s->run == s->n_runs) return false;
+        if (s->run >= s->n_runs) return false;
         const nib_run *run = &s->runs[s->run];
         i -= s->before;
         int64_t block = s->together ? i % n_blocks : i / s->each;
