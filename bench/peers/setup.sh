@@ -29,4 +29,6 @@ if [ -n "${PEER_ISA:-}" ]; then
 fi
 export PEER_LIBS LD_LIBRARY_PATH="$PEER_LIBS"
 # The libraries are the peer's: nib must not see the path.
-nib() { env -u LD_LIBRARY_PATH "${NIB:-$peers/../../build/nib}" "$@"; }
+nib=${NIB:-$peers/../../build/nib}
+command -v "$nib" >/dev/null || { echo "$nib is not there: build it (cmake --preset release && cmake --build build), or name one with NIB" >&2; exit 1; }
+nib() { env -u LD_LIBRARY_PATH "$nib" "$@"; }
